@@ -1,0 +1,200 @@
+"""The dialect that joins the levels: weights as blobs, and groups of ops that become one kernel.
+
+`sofie.weight` is a constant whose contents live outside the IR. `sofie.fused` holds level 2 or 3 ops that are lowered
+into one loop nest; inlining its body changes nothing but speed. `sofie.tile` (level 3) is a buffer that lives only
+inside a fused group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextvars import ContextVar
+from typing import Any, Self
+
+import numpy as np
+from xdsl.dialects.builtin import DenseIntOrFPElementsAttr, MemRefType, StringAttr, TensorType
+from xdsl.dialects.utils import AbstractYieldOperation
+from xdsl.ir import Attribute, Block, Data, Dialect, Operation, Region, SSAValue
+from xdsl.irdl import (
+    IRDLOperation,
+    irdl_attr_definition,
+    irdl_op_definition,
+    prop_def,
+    region_def,
+    result_def,
+    traits_def,
+    var_result_def,
+)
+from xdsl.parser import AttrParser, Parser
+from xdsl.printer import Printer
+from xdsl.traits import HasParent, IsTerminator, NoMemoryEffect, Pure, RecursiveMemoryEffect
+from xdsl.utils.exceptions import VerifyException
+
+from sofie.dialects.types import element_from_numpy, numpy_dtype, signless
+from sofie.weights import Array, Blob, WeightStore
+
+INLINE_ELEMENTS = 16
+"""Blobs of at most this many elements print their values; larger ones print their digest."""
+
+active_weights: ContextVar[WeightStore | None] = ContextVar("active_weights", default=None)
+"""The side file in force while a text is parsed."""
+
+
+@irdl_attr_definition
+class BlobAttr(Data[Blob]):
+    """Contents of a weight: `#sofie.blob<"digest">`, or `#sofie.blob<dense<[1.0, 2.0]> : tensor<2xf32>>` when small."""
+
+    name = "sofie.blob"
+
+    @classmethod
+    def parse_parameter(cls, parser: AttrParser) -> Blob:
+        with parser.in_angle_brackets():
+            digest = parser.parse_optional_str_literal()
+            if digest is None:
+                return Blob.of(_dense_to_array(parser.parse_attribute()))
+        store = active_weights.get()
+        return Blob(digest, None if store is None else store.get(digest))
+
+    def print_parameter(self, printer: Printer) -> None:
+        with printer.in_angle_brackets():
+            array = self.data.array
+            if array is not None and 0 < array.size <= INLINE_ELEMENTS and _prints_exactly(array):
+                printer.print_attribute(_array_to_dense(array))
+            else:
+                printer.print_string_literal(self.data.digest)
+
+
+def _prints_exactly(array: Array) -> bool:
+    return array.dtype.kind in "ib" or (array.dtype in (np.float32, np.float64) and bool(np.all(np.isfinite(array))))
+
+
+def _array_to_dense(array: Array) -> DenseIntOrFPElementsAttr:
+    element: Any = signless(element_from_numpy(array.dtype))
+    values: list[Any] = [v.item() for v in array.reshape(-1)]
+    return DenseIntOrFPElementsAttr.from_list(TensorType(element, list(array.shape)), values)
+
+
+def _dense_to_array(attr: Attribute) -> Array:
+    assert isinstance(attr, DenseIntOrFPElementsAttr)
+    shape = attr.type.get_shape()
+    values = np.array(list(attr.get_values()), numpy_dtype(attr.get_element_type()))
+    return np.ascontiguousarray(np.broadcast_to(values, shape) if attr.is_splat() else values.reshape(shape))
+
+
+@irdl_op_definition
+class WeightOp(IRDLOperation):
+    """A constant tensor (levels 1 and 2) or its place in the weight file (levels 3 and 4).
+
+    `%w = sofie.weight "dense_1.weight" #sofie.blob<"2c26b4..."> : tensor<200x7xf32>`
+    """
+
+    name = "sofie.weight"
+
+    weight_name = prop_def(StringAttr)
+    value = prop_def(BlobAttr)
+    result = result_def(TensorType | MemRefType)
+
+    traits = traits_def(Pure())
+    assembly_format = "$weight_name $value attr-dict `:` type($result)"
+
+    def __init__(self, name: str, blob: Blob, result_type: Attribute) -> None:
+        super().__init__(
+            properties={"weight_name": StringAttr(name), "value": BlobAttr(blob)}, result_types=[result_type]
+        )
+
+    @staticmethod
+    def of(name: str, array: Array, element: Attribute | None = None) -> WeightOp:
+        """The weight op of a numpy array; `element` overrides the element type (below level 1: signless)."""
+        blob = Blob.of(array)
+        return WeightOp(name, blob, TensorType(element or element_from_numpy(array.dtype), list(array.shape)))
+
+    @property
+    def blob(self) -> Blob:
+        """The contents."""
+        return self.value.data
+
+    def verify_(self) -> None:
+        array, kind = self.blob.array, self.result.type
+        assert isinstance(kind, TensorType | MemRefType)
+        if array is not None and tuple(array.shape) != tuple(kind.get_shape()):
+            raise VerifyException(f"weight of shape {array.shape} declared as {kind}")
+
+
+@irdl_op_definition
+class YieldOp(AbstractYieldOperation[Attribute]):
+    """Ends a fused group and names its results."""
+
+    name = "sofie.yield"
+    traits = traits_def(IsTerminator())
+
+
+@irdl_op_definition
+class FusedOp(IRDLOperation):
+    """A group of structured ops that share one loop nest and become one kernel.
+
+    The group means what its body means when inlined. A value that is not yielded never owns more memory than one
+    tile: its producer and its consumers meet inside the shared loops.
+    """
+
+    name = "sofie.fused"
+
+    body = region_def("single_block")
+    res = var_result_def()
+
+    traits = traits_def(RecursiveMemoryEffect())
+
+    def __init__(self, body: Region | Block, result_types: Sequence[Attribute] = ()) -> None:
+        region = Region(body) if isinstance(body, Block) else body
+        super().__init__(result_types=[list(result_types)], regions=[region])
+
+    def print(self, printer: Printer) -> None:
+        printer.print_string(" ")
+        printer.print_region(self.body, print_empty_block=False)
+        if self.res:
+            printer.print_string(" -> ")
+            with printer.in_parens():
+                printer.print_list(self.res.types, printer.print_attribute)
+        printer.print_op_attributes(self.attributes)
+
+    @classmethod
+    def parse(cls, parser: Parser) -> Self:
+        body = parser.parse_region()
+        types: list[Attribute] = []
+        if parser.parse_optional_punctuation("->"):
+            types = parser.parse_comma_separated_list(Parser.Delimiter.PAREN, parser.parse_type)
+        op = cls(body, types)
+        op.attributes |= parser.parse_optional_attr_dict()
+        return op
+
+    def members(self) -> list[Operation]:
+        """The ops of the group, terminator excluded, in order."""
+        return [op for op in self.body.block.ops if not isinstance(op, YieldOp)]
+
+    def yielded(self) -> Sequence[SSAValue]:
+        """The values inside that the results stand for."""
+        last = self.body.block.last_op
+        return last.arguments if isinstance(last, YieldOp) else ()
+
+    def verify_(self) -> None:
+        if tuple(v.type for v in self.yielded()) != tuple(self.res.types):
+            raise VerifyException("sofie.fused yields other types than its results have")
+
+
+@irdl_op_definition
+class TileOp(IRDLOperation):
+    """A value that lives inside a fused group: `%t = sofie.tile : memref<64x128xf32>`.
+
+    The type is that of the whole value, so that the ops keep their maps; only the part that one iteration of the
+    shared loops touches ever exists.
+    """
+
+    name = "sofie.tile"
+    result = result_def(MemRefType)
+    traits = traits_def(NoMemoryEffect(), HasParent(FusedOp))
+    assembly_format = "attr-dict `:` type($result)"
+
+    def __init__(self, result_type: Attribute) -> None:
+        super().__init__(result_types=[result_type])
+
+
+Sofie = Dialect("sofie", [WeightOp, YieldOp, FusedOp, TileOp], [BlobAttr])

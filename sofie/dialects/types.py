@@ -1,0 +1,128 @@
+"""Element types in one table: ONNX's tensor types, numpy's, and those of the IR.
+
+Level 1 keeps ONNX's signedness in the type (`ui8`); below it integers are signless, as upstream MLIR demands, and the
+sign lives in the op (`divui`). bool is `i1` as a value and one byte in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from xdsl.dialects.builtin import (
+    AnyFloat,
+    Float16Type,
+    Float32Type,
+    Float64Type,
+    IndexType,
+    IntegerType,
+    MemRefType,
+    Signedness,
+    TensorType,
+    VectorType,
+)
+from xdsl.ir import Attribute, SSAValue
+
+from sofie.errors import UnsupportedError
+
+_ROWS: list[tuple[int, str, Attribute]] = [
+    (onnx.TensorProto.FLOAT, "float32", Float32Type()),
+    (onnx.TensorProto.DOUBLE, "float64", Float64Type()),
+    (onnx.TensorProto.FLOAT16, "float16", Float16Type()),
+    (onnx.TensorProto.INT8, "int8", IntegerType(8)),
+    (onnx.TensorProto.INT16, "int16", IntegerType(16)),
+    (onnx.TensorProto.INT32, "int32", IntegerType(32)),
+    (onnx.TensorProto.INT64, "int64", IntegerType(64)),
+    (onnx.TensorProto.UINT8, "uint8", IntegerType(8, Signedness.UNSIGNED)),
+    (onnx.TensorProto.UINT16, "uint16", IntegerType(16, Signedness.UNSIGNED)),
+    (onnx.TensorProto.UINT32, "uint32", IntegerType(32, Signedness.UNSIGNED)),
+    (onnx.TensorProto.UINT64, "uint64", IntegerType(64, Signedness.UNSIGNED)),
+    (onnx.TensorProto.BOOL, "bool", IntegerType(1)),
+]
+_BY_ONNX = {code: element for code, _, element in _ROWS}
+_TO_ONNX = {element: code for code, _, element in _ROWS}
+_BY_NUMPY = {np.dtype(name): element for _, name, element in _ROWS}
+_TO_NUMPY = {element: np.dtype(name) for _, name, element in _ROWS}
+
+
+def element_from_onnx(code: int) -> Attribute:
+    """The level 1 element type of ONNX's `TensorProto.DataType` value `code`; raises UnsupportedError."""
+    element = _BY_ONNX.get(code)
+    if element is None:
+        name = onnx.TensorProto.DataType.Name(code) if code in onnx.TensorProto.DataType.values() else str(code)
+        raise UnsupportedError(f"tensors of type {name} are not supported; use float, double, an integer type or bool")
+    return element
+
+
+def element_to_onnx(element: Attribute) -> int:
+    """ONNX's data type of a level 1 element type."""
+    return _TO_ONNX[element]
+
+
+def element_from_numpy(dtype: npt.DTypeLike) -> Attribute:
+    """The level 1 element type of a numpy dtype; raises UnsupportedError."""
+    element = _BY_NUMPY.get(np.dtype(dtype))
+    if element is None:
+        raise UnsupportedError(f"arrays of type {np.dtype(dtype)} are not supported")
+    return element
+
+
+def numpy_dtype(element: Attribute) -> np.dtype[np.generic]:
+    """The numpy dtype of an element type; signless integers read as signed, `index` as int64."""
+    return np.dtype(np.int64) if isinstance(element, IndexType) else _TO_NUMPY[element]
+
+
+def is_unsigned(element: Attribute) -> bool:
+    """Whether a level 1 element type is an unsigned integer (bool is not)."""
+    return isinstance(element, IntegerType) and element.signedness.data == Signedness.UNSIGNED
+
+
+def signless(element: Attribute) -> Attribute:
+    """The element type as it stands below level 1."""
+    return IntegerType(element.width.data) if is_unsigned(element) and isinstance(element, IntegerType) else element
+
+
+def is_float(element: Attribute) -> bool:
+    """Whether the element type is a floating-point type."""
+    return isinstance(element, AnyFloat)
+
+
+def bytes_of(element: Attribute) -> int:
+    """Bytes that one element takes in memory."""
+    return numpy_dtype(element).itemsize
+
+
+def tensor(element: Attribute, shape: Sequence[int]) -> TensorType[Attribute]:
+    """The ranked tensor type."""
+    return TensorType(element, list(shape))
+
+
+Shaped = TensorType[Attribute] | MemRefType[Attribute] | VectorType[Attribute]
+
+
+def shaped(value: SSAValue) -> Shaped:
+    """The type of `value`, which is known to be a tensor, memref or vector."""
+    assert isinstance(value.type, TensorType | MemRefType | VectorType), value.type
+    return cast(Shaped, value.type)
+
+
+def shape_of(value: SSAValue) -> tuple[int, ...]:
+    """The static shape of a tensor, memref or vector value."""
+    return tuple(shaped(value).get_shape())
+
+
+def element_of(value: SSAValue) -> Attribute:
+    """The element type of a tensor, memref or vector value, or the scalar's own type."""
+    return shaped(value).element_type if isinstance(value.type, TensorType | MemRefType | VectorType) else value.type
+
+
+def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
+    """Row-major strides, in elements."""
+    strides, step = [], 1
+    for extent in reversed(shape):
+        strides.append(step)
+        step *= extent
+    return tuple(reversed(strides))

@@ -1,0 +1,1 @@
+"""From level 4 to text: C++ headers and their weight files."""

@@ -1,0 +1,1 @@
+"""Readers of models: each turns a file into a level 1 module."""

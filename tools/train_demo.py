@@ -1,7 +1,7 @@
 """Trains the demonstration network on simulated events and writes it as ONNX, with numpy alone.
 
 The network is 7 features -> 5 hidden layers of 200 ReLU units -> 1 sigmoid, the size of a typical trigger classifier.
-Seeds are fixed, so that the shipped model can be made again by running this file without arguments.
+Seeds are fixed: run without arguments, under the same numpy and BLAS, this file makes the shipped model again.
 """
 
 import argparse

@@ -159,7 +159,7 @@ def _measure(truth: _Truth, rng: np.random.Generator) -> Floats:
 
     leading, subleading = pt.max(axis=1), pt.min(axis=1)
     delta_eta = np.abs(eta[:, 0] - eta[:, 1])
-    delta_phi = np.abs((phi[:, 0] - phi[:, 1] + np.pi) % (2 * np.pi) - np.pi)
+    delta_phi = np.abs(phi[:, 0] - phi[:, 1])  # at most pi, since the boost in _decay lies between the products
     # cosh a - cos b, written without the cancellation that could turn a small mass squared negative
     invariant_mass = 2 * np.sqrt(leading * subleading * (np.sinh(delta_eta / 2) ** 2 + np.sin(delta_phi / 2) ** 2))
     pair_x, pair_y = (pt * np.cos(phi)).sum(axis=1), (pt * np.sin(phi)).sum(axis=1)
@@ -170,4 +170,5 @@ def _measure(truth: _Truth, rng: np.random.Generator) -> Floats:
     columns = (leading, subleading, delta_eta, delta_phi, invariant_mass, missing_pt, transverse_mass)
     features: Floats = np.stack(columns, axis=1)
     central = np.abs(eta).max(axis=1) < ETA_CUT
-    return features[(leading > LEADING_PT_CUT) & (subleading > SUBLEADING_PT_CUT) & central]
+    accepted: npt.NDArray[np.bool_] = (leading > LEADING_PT_CUT) & (subleading > SUBLEADING_PT_CUT) & central
+    return features[accepted]

@@ -352,7 +352,7 @@ class _Importer:
         op.location = NameLoc(StringAttr(f"{node.op_type} {label}"), UnknownLoc())
         self.block.add_op(op)
         for name, result in zip(outputs, op.results, strict=True):
-            result.name_hint = identifier(name, "v")
+            result.name_hint = identifier(name, node.op_type.lower())
             self.values[name] = result
 
     def _infer(self, node: onnx.NodeProto, op_class: type[OnnxOp]) -> dict[str, onnx.TypeProto]:

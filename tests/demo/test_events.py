@@ -85,6 +85,26 @@ def test_decay_conserves_the_mass_and_momentum_of_the_parent() -> None:
     assert np.allclose(px, recoil) and np.allclose(py, 0)
 
 
+def _known_event(eta: float) -> events._Truth:
+    """Objects of 100 and 50 GeV at a right angle, half of the first invisible; the second at pseudorapidity -0.5."""
+    products = events._Objects(np.array([[100.0, 50.0]]), np.array([[eta, -0.5]]), np.array([[0.0, -np.pi / 2]]))
+    return events._Truth(products, visible_share=np.array([[0.5, 1.0]]))
+
+
+def test_perfect_detector_measures_a_known_event_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "MOMENTUM_RESOLUTION", 0.0)
+    monkeypatch.setattr(events, "MISSING_RESOLUTION", 0.0)
+    (measured,) = events._measure(_known_event(eta=0.5), np.random.default_rng(0))
+    pair_pt, missing_pt, angle = 50 * np.sqrt(2), 50.0, np.pi / 4
+    transverse_mass = np.sqrt(2 * pair_pt * missing_pt * (1 - np.cos(angle)))
+    assert measured == pytest.approx([50, 50, 1, np.pi / 2, 50 * np.sqrt(2 * np.cosh(1)), missing_pt, transverse_mass])
+
+
+def test_object_beyond_the_detector_loses_the_event() -> None:
+    for eta, kept in ((2.49, 1), (2.51, 0), (-2.51, 0)):
+        assert len(events._measure(_known_event(eta), np.random.default_rng(0))) == kept
+
+
 @pytest.mark.parametrize(
     ("scores", "labels", "expected"),
     [
@@ -177,7 +197,8 @@ def test_trainer_learns_and_leaves_one_valid_file(
 
 
 def test_shipped_model_tells_signal_from_background() -> None:
-    assert _auc(onnx.load(SHIPPED_MODEL)) > 0.8
+    best_linear_fit = 0.83
+    assert _auc(onnx.load(SHIPPED_MODEL)) > best_linear_fit + 0.05
 
 
 def test_shipped_model_keeps_its_interface_and_size() -> None:

@@ -1,0 +1,119 @@
+"""lower-onnx: every ONNX op becomes structured ops on tensors (level 1 -> level 2).
+
+    %y = onnx.Relu(%x) : (tensor<4xf32>) -> tensor<4xf32>
+    ->
+    %e = tensor.empty() : tensor<4xf32>
+    %y = linalg.generic {... iterator_types = ["parallel"]} ins(%x) outs(%e) { max(x, 0) } -> tensor<4xf32>
+
+One file a family of operators, one function an operator, found through `@lowers`. An operator without a lowering is
+an error that names its node. Integers lose their signedness here: it moves into the ops (`divui`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import ClassVar
+
+from xdsl.context import Context
+from xdsl.dialects import func
+from xdsl.dialects.builtin import FunctionType, ModuleOp, TensorType
+from xdsl.ir import Attribute, Block, SSAValue
+from xdsl.passes import ModulePass
+from xdsl.rewriter import Rewriter
+
+from sofie.dialects.onnx import OnnxOp
+from sofie.dialects.types import element_of, shape_of, signless
+from sofie.dialects.types import tensor as tensor_type
+from sofie.errors import SofieError, UnsupportedError
+from sofie.passes.lower_onnx.builder import Lowering
+from sofie.rewrite import blame, replace_results
+
+Rule = Callable[[OnnxOp, Lowering], SSAValue | Sequence[SSAValue]]
+
+_RULES: dict[tuple[str, str], Rule] = {}
+
+
+def lowers(*operators: str, domain: str = "") -> Callable[[Rule], Rule]:
+    """Registers the decorated function `(op, build) -> result(s)` as the lowering of the operators named."""
+
+    def register(rule: Rule) -> Rule:
+        for operator in operators:
+            _RULES[domain, operator] = rule
+        return rule
+
+    return register
+
+
+@cache
+def _families() -> None:
+    for family in pkgutil.iter_modules(__path__):
+        importlib.import_module(f"{__name__}.{family.name}")
+
+
+def rules() -> dict[tuple[str, str], Rule]:
+    """All lowerings by (domain, operator), with every family imported."""
+    _families()
+    return _RULES
+
+
+@dataclass(frozen=True)
+class LowerOnnx(ModulePass):
+    """Lowers all onnx ops, in order; leaves other ops alone, so it may run again."""
+
+    name: ClassVar[str] = "lower-onnx"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        for function in [f for f in op.walk() if isinstance(f, func.FuncOp)]:
+            _lower_function(function)
+
+
+def _lower_function(function: func.FuncOp) -> None:
+    ops = [op for op in function.walk() if isinstance(op, OnnxOp)]
+    types = {
+        op: ([None if v is None else element_of(v) for v in op.inputs], [element_of(r) for r in op.results]) for op in ops
+    }
+    for value in [*function.body.block.args, *(r for o in function.walk() if not isinstance(o, OnnxOp) for r in o.results)]:
+        _drop_sign(value)
+    for op in ops:
+        rule = rules().get((op.SCHEMA.domain, op.operator))
+        if rule is None:
+            raise UnsupportedError(
+                f"{blame(op)}: no lowering for this operator yet; supported are {', '.join(supported())}"
+            )
+        operand_types, result_types = types[op]
+        try:
+            lowered = rule(op, Lowering(op, operand_types, result_types))
+        except SofieError as error:
+            raise type(error)(f"{blame(op)}: {error}") from error
+        values = [lowered] if isinstance(lowered, SSAValue) else list(lowered)
+        for result, value in zip(op.results, values[: len(op.results)], strict=True):
+            expected = tensor_type(signless(element_of(result)), shape_of(result))
+            if value.type != expected:
+                raise SofieError(f"{blame(op)}: lowered to {value.type} where {expected} was inferred; report this model")
+        replace_results(op, values[: len(op.results)])
+    _update_type(function)
+
+
+def _drop_sign(value: SSAValue) -> None:
+    if isinstance(value.type, TensorType):
+        plain: TensorType[Attribute] = tensor_type(signless(element_of(value)), shape_of(value))
+        if plain != value.type:
+            Rewriter.replace_value_with_new_type(value, plain)
+
+
+def _update_type(function: func.FuncOp) -> None:
+    block: Block = function.body.block
+    last = block.last_op
+    assert last is not None
+    function.properties["function_type"] = FunctionType.from_lists(
+        [a.type for a in block.args], [v.type for v in last.operands]
+    )
+
+
+def supported() -> list[str]:
+    """The operators that have a lowering, sorted; other domains with their prefix."""
+    return sorted(f"{domain}.{name}" if domain else name for domain, name in rules())

@@ -1,0 +1,339 @@
+"""What a lowering is written with: tensors in, structured ops out.
+
+A `Lowering` stands before one ONNX op and offers the few shapes that all operators are made of: elementwise,
+contraction and reduction as `linalg.generic`; slices, padding and concatenation as views of `tensor.empty`; and
+constants, which are re-laid here and now instead of at run time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from xdsl.builder import Builder
+from xdsl.dialects import tensor
+from xdsl.dialects.builtin import ArrayAttr, IntegerAttr, i64
+from xdsl.ir import Attribute, BlockArgument, Operation, SSAValue
+from xdsl.ir.affine import AffineExpr, AffineMap
+
+from sofie import structured
+from sofie.dialects.onnx import OnnxOp
+from sofie.dialects.sofie import WeightOp
+from sofie.dialects.types import element_of, is_unsigned, shape_of, signless
+from sofie.dialects.types import tensor as tensor_type
+from sofie.errors import SofieError, UnsupportedError
+from sofie.passes.lower_onnx.scalars import Scalars, constant_op
+from sofie.weights import Array
+
+Fn = Callable[..., SSAValue]
+Fns = Callable[[Scalars, tuple[BlockArgument, ...]], Sequence[SSAValue]]
+
+
+class Lowering:
+    """One ONNX op on its way down; every method inserts before it and returns tensors without signedness.
+
+    `unsigned` tells how the op reads the integers of its first operand.
+    """
+
+    def __init__(self, op: OnnxOp, operand_types: Sequence[Attribute | None], result_types: Sequence[Attribute]) -> None:
+        self.op = op
+        self.operand_elements = operand_types
+        self.result_elements = result_types
+        first = next((t for t in operand_types if t is not None), None)
+        self.unsigned = first is not None and is_unsigned(first)
+        block = op.parent_block()
+        assert block is not None
+        self._block = block
+
+    # -- operands ------------------------------------------------------------------------------------------------
+
+    @property
+    def operands(self) -> list[SSAValue | None]:
+        """The operands by position, None where absent."""
+        return self.op.inputs
+
+    def operand(self, index: int) -> SSAValue:
+        """An operand that must be there."""
+        value = self.optional(index)
+        if value is None:
+            raise SofieError(f"operand {self.op.SCHEMA.inputs[index].name} is missing")
+        return value
+
+    def optional(self, index: int) -> SSAValue | None:
+        """An operand, or None where it is absent."""
+        operands = self.operands
+        return operands[index] if index < len(operands) else None
+
+    def known(self, value: SSAValue) -> Array | None:
+        """The contents of a constant, or None for a value of the run."""
+        return value.owner.blob.value if isinstance(value.owner, WeightOp) else None
+
+    def known_ints(self, index: int) -> list[int] | None:
+        """A constant list of integers (shape, axes, pads, ...), None where the operand is absent.
+
+        Raises UnsupportedError, with the remedy, where it is a run-time value.
+        """
+        value = self.optional(index)
+        if value is None:
+            return None
+        array = self.known(value)
+        if array is None:
+            name = self.op.SCHEMA.inputs[index].name
+            raise UnsupportedError(
+                f"its operand {name!r} is computed at run time; make it a constant, or bind the input with --set"
+            )
+        return [int(v) for v in np.asarray(array).reshape(-1)]
+
+    def result_shape(self, index: int = 0) -> tuple[int, ...]:
+        """The static shape of a result."""
+        return shape_of(self.op.results[index])
+
+    def result_element(self, index: int = 0) -> Attribute:
+        """The signless element type of a result."""
+        return signless(self.result_elements[index])
+
+    def axis(self, name: str, rank: int, default: int | None = None) -> int:
+        """An axis attribute counted from the front."""
+        axis = self.op.integer(name, default)
+        if not -rank <= axis < max(rank, 1):
+            raise SofieError(f"axis {axis} does not exist in a tensor of rank {rank}")
+        return axis + rank if axis < 0 else axis
+
+    # -- insertion -----------------------------------------------------------------------------------------------
+
+    def insert(self, op: Operation) -> SSAValue:
+        """Inserts an op of one result before the ONNX op."""
+        op.location = self.op.location
+        self._block.insert_op_before(op, self.op)
+        return op.results[0]
+
+    def weight(self, name: str, array: Array) -> SSAValue:
+        """A constant tensor; arrays of unsigned integers are stored as they are and typed signless."""
+        from sofie.dialects.types import element_from_numpy
+
+        return self.insert(WeightOp.of(name, array, signless(element_from_numpy(array.dtype))))
+
+    def empty(self, shape: Sequence[int], element: Attribute) -> SSAValue:
+        """A tensor without contents: a destination."""
+        return self.insert(tensor.EmptyOp([], tensor_type(element, shape)))
+
+    def fill(self, value: float | int, shape: Sequence[int], element: Attribute) -> SSAValue:
+        """A tensor with `value` everywhere."""
+        destination = self.empty(shape, element)
+        op = structured.generic(
+            [], [destination], [structured.identity(len(shape))], lambda b, _: [b.insert(constant_op(value, element)).result]
+        )
+        return self.insert(op)
+
+    # -- structured ops ------------------------------------------------------------------------------------------
+
+    def generic(
+        self,
+        inputs: Sequence[SSAValue],
+        outputs: Sequence[SSAValue],
+        maps: Sequence[AffineMap],
+        fn: Fns,
+        reduce: Sequence[int] = (),
+        unsigned: bool | None = None,
+    ) -> list[SSAValue]:
+        """A `linalg.generic`; `fn(scalars, args)` returns one scalar an output."""
+        reading = self.unsigned if unsigned is None else unsigned
+
+        def body(builder: Builder, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
+            return fn(Scalars(builder, reading), args)
+
+        op = structured.generic(inputs, outputs, maps, body, reduce)
+        self.insert(op)
+        return list(op.results)
+
+    def elementwise(self, fn: Fn, *operands: SSAValue, element: Attribute | None = None) -> SSAValue:
+        """`fn(scalars, *elements)` over operands broadcast as numpy does; one-element constants become literals.
+
+        `element` is the result's element type, by default that of the first operand.
+        """
+        shape = np.broadcast_shapes(*[shape_of(v) for v in operands])
+        rank = len(shape)
+        literals: dict[int, float | int | bool] = {}
+        tensors: list[SSAValue] = []
+        for k, value in enumerate(operands):
+            array = self.known(value)
+            if array is not None and array.size == 1:
+                literals[k] = array.reshape(-1)[0].item()
+            else:
+                tensors.append(value)
+        kinds = [element_of(v) for v in operands]
+
+        def body(s: Scalars, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
+            scalars = iter(args)
+            return [fn(s, *[s.constant(literals[k], kinds[k]) if k in literals else next(scalars) for k in range(len(operands))])]
+
+        maps = [self.broadcast_map(shape_of(v), shape) for v in tensors]
+        destination = self.empty(shape, element or kinds[0])
+        return self.generic(tensors, [destination], [*maps, structured.identity(rank)], body)[0]
+
+    def broadcast_map(self, shape: Sequence[int], target: Sequence[int]) -> AffineMap:
+        """The map that reads a tensor of `shape` in the iteration space of `target`, by numpy's rule."""
+        lead = len(target) - len(shape)
+        return structured.dims_map(
+            len(target),
+            [lead + a if extent == target[lead + a] else None for a, extent in enumerate(shape)],
+        )
+
+    def reduce(
+        self, fn: Fn, initial: float | int, x: SSAValue, axes: Sequence[int], keep: bool, element: Attribute | None = None
+    ) -> SSAValue:
+        """Folds `axes` of `x` by `fn(scalars, element, accumulated)`, from `initial`; `keep` leaves extents of 1."""
+        shape = shape_of(x)
+        kept = [a for a in range(len(shape)) if a not in axes]
+        kind = element or element_of(x)
+        start = self.fill(initial, [shape[a] for a in kept], kind)
+        maps = [structured.identity(len(shape)), structured.dims_map(len(shape), kept)]
+        result = self.generic([x], [start], maps, lambda s, args: [fn(s, *args)], list(axes))[0]
+        return self.reshape(result, [1 if a in axes else e for a, e in enumerate(shape)]) if keep else result
+
+    def contract(
+        self, a: SSAValue, b: SSAValue, start: SSAValue, maps: Sequence[AffineMap], reduce: Sequence[int]
+    ) -> SSAValue:
+        """start + sum of a * b over the loops `reduce`; the maps are those of a, b and the result."""
+        return self.generic([a, b], [start], maps, lambda s, args: [s.add(args[2], s.mul(args[0], args[1]))], reduce)[0]
+
+    # -- movement ------------------------------------------------------------------------------------------------
+
+    def reshape(self, x: SSAValue, shape: Sequence[int]) -> SSAValue:
+        """The same elements in another shape; a constant is reshaped in place, anything else becomes a view."""
+        old, new = shape_of(x), tuple(shape)
+        if old == new:
+            return x
+        if (array := self.known(x)) is not None:
+            return self.weight(self._weight_name(x), array.reshape(new))
+        if math.prod(new) == 0:
+            return self.empty(new, element_of(x))
+        for step in reshape_steps(old, new):
+            x = self.insert(reshape_op(x, step))
+        return x
+
+    def transpose(self, x: SSAValue, permutation: Sequence[int]) -> SSAValue:
+        """`numpy.transpose`; a constant is re-laid when compiling."""
+        if list(permutation) == list(range(len(permutation))):
+            return x
+        if (array := self.known(x)) is not None:
+            return self.weight(self._weight_name(x), np.ascontiguousarray(array.transpose(permutation)))
+        shape = [shape_of(x)[p] for p in permutation]
+        rank = len(shape)
+        inverse = [list(permutation).index(a) for a in range(rank)]
+        maps = [structured.dims_map(rank, inverse), structured.identity(rank)]
+        return self.generic([x], [self.empty(shape, element_of(x))], maps, lambda _, args: [args[0]])[0]
+
+    def broadcast(self, x: SSAValue, shape: Sequence[int]) -> SSAValue:
+        """`numpy.broadcast_to`."""
+        if shape_of(x) == tuple(shape):
+            return x
+        maps = [self.broadcast_map(shape_of(x), shape), structured.identity(len(shape))]
+        return self.generic([x], [self.empty(shape, element_of(x))], maps, lambda _, args: [args[0]])[0]
+
+    def slice(
+        self, x: SSAValue, offsets: Sequence[int], sizes: Sequence[int], strides: Sequence[int] | None = None
+    ) -> SSAValue:
+        """x[offset : offset + size * stride : stride] per axis; negative strides walk backwards."""
+        steps = list(strides or [1] * len(sizes))
+        if list(sizes) == list(shape_of(x)) and all(s == 1 for s in steps):
+            return x
+        if math.prod(sizes) == 0:
+            return self.empty(sizes, element_of(x))
+        if all(s > 0 for s in steps):
+            kind = tensor_type(element_of(x), sizes)
+            return self.insert(tensor.ExtractSliceOp(x, list(offsets), list(sizes), steps, kind))
+        rank = len(steps)
+        walk: list[AffineExpr | int | None] = [
+            d if (s, o) == (1, 0) and sizes[d] == shape_of(x)[d] else AffineExpr.dimension(d) * s + o
+            for d, (s, o) in enumerate(zip(steps, offsets, strict=True))
+        ]
+        maps = [structured.dims_map(rank, walk), structured.identity(rank)]
+        return self.generic([x], [self.empty(sizes, element_of(x))], maps, lambda _, args: [args[0]])[0]
+
+    def insert_slice(self, x: SSAValue, into: SSAValue, offsets: Sequence[int]) -> SSAValue:
+        """`into` with the part at `offsets` replaced by `x`."""
+        if math.prod(shape_of(x)) == 0:
+            return into
+        return self.insert(tensor.InsertSliceOp.from_static_parameters(x, into, list(offsets), list(shape_of(x))))
+
+    def concat(self, parts: Sequence[SSAValue], axis: int) -> SSAValue:
+        """`numpy.concatenate`."""
+        shape = list(shape_of(parts[0]))
+        shape[axis] = sum(shape_of(p)[axis] for p in parts)
+        result, offset = self.empty(shape, element_of(parts[0])), 0
+        for part in parts:
+            result = self.insert_slice(part, result, [offset if a == axis else 0 for a in range(len(shape))])
+            offset += shape_of(part)[axis]
+        return result
+
+    def pad(self, x: SSAValue, before: Sequence[int], after: Sequence[int], value: float | int) -> SSAValue:
+        """`numpy.pad` with a constant; negative amounts cut away."""
+        shape = shape_of(x)
+        cut_front, cut_back = [max(-p, 0) for p in before], [max(-p, 0) for p in after]
+        inner = self.slice(x, cut_front, [e - f - b for e, f, b in zip(shape, cut_front, cut_back, strict=True)])
+        front, back = [max(p, 0) for p in before], [max(p, 0) for p in after]
+        if not any(front) and not any(back):
+            return inner
+        target = [e + f + b for e, f, b in zip(shape_of(inner), front, back, strict=True)]
+        return self.insert_slice(inner, self.fill(value, target, element_of(x)), front)
+
+    def _weight_name(self, x: SSAValue) -> str:
+        assert isinstance(x.owner, WeightOp)
+        return x.owner.weight_name.data
+
+
+Step = tuple[str, tuple[int, ...], list[list[int]]]
+"""("collapse" or "expand", resulting shape, reassociation)."""
+
+
+def reshape_steps(old: Sequence[int], new: Sequence[int]) -> list[Step]:
+    """The views that turn shape `old` into `new` (equal, nonzero element counts): collapse, then expand, as needed."""
+    groups: list[tuple[list[int], list[int]]] = []
+    i = j = 0
+    while i < len(old) or j < len(new):
+        a, b = ([i], [j]) if i < len(old) and j < len(new) else ([], [])
+        if not a:
+            if not groups:
+                groups.append(([], []))
+            groups[-1][0].extend(range(i, len(old)))
+            groups[-1][1].extend(range(j, len(new)))
+            break
+        size_a, size_b = old[i], new[j]
+        i, j = i + 1, j + 1
+        while size_a != size_b:
+            if size_a < size_b:
+                size_a *= old[i]
+                a.append(i)
+                i += 1
+            else:
+                size_b *= new[j]
+                b.append(j)
+                j += 1
+        groups.append((a, b))
+    middle = tuple(math.prod(old[k] for k in a) for a, _ in groups)
+    if not old or not new:
+        middle = ()
+    steps: list[Step] = []
+    if middle != tuple(old):
+        steps.append(("collapse", middle, [a for a, _ in groups] if middle else []))
+    if middle != tuple(new):
+        steps.append(("expand", tuple(new), [b for _, b in groups] if middle else []))
+    return steps
+
+
+def reassociation(groups: Sequence[Sequence[int]]) -> ArrayAttr[ArrayAttr[IntegerAttr]]:
+    """The attribute of `collapse_shape` and `expand_shape`."""
+    return ArrayAttr([ArrayAttr([IntegerAttr(d, i64) for d in group]) for group in groups])
+
+
+def reshape_op(x: SSAValue, step: Step) -> Operation:
+    """One `tensor.collapse_shape` or `tensor.expand_shape`."""
+    kind, shape, groups = step
+    result = tensor_type(element_of(x), shape)
+    if kind == "expand":
+        return tensor.ExpandShapeOp(x, [], reassociation(groups), list(shape), result)
+    return tensor.CollapseShapeOp.build(
+        operands=[x], result_types=[result], properties={"reassociation": reassociation(groups)}
+    )

@@ -1,0 +1,145 @@
+"""Operators that only move elements: views where a view can say it, copies with another map where not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from xdsl.ir import SSAValue
+
+from sofie.dialects.onnx import OnnxOp
+from sofie.dialects.types import element_of, shape_of
+from sofie.errors import SofieError, UnsupportedError
+from sofie.passes.lower_onnx import lowers
+from sofie.passes.lower_onnx.builder import Lowering
+from sofie.reference import evaluate_node
+
+
+@lowers("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+def reshape(op: OnnxOp, build: Lowering) -> SSAValue:
+    """The same elements under the shape that inference found."""
+    return build.reshape(build.operand(0), build.result_shape())
+
+
+@lowers("Constant")
+def constant(op: OnnxOp, build: Lowering) -> SSAValue:
+    """A Constant node of any kind, as a weight."""
+    value = evaluate_node(op.node(), [], {"": 28})[0]
+    return build.weight(op.results[0].name_hint or "constant", value)
+
+
+@lowers("Transpose")
+def transpose(op: OnnxOp, build: Lowering) -> SSAValue:
+    """Axes permuted, reversed by default (Transpose 25)."""
+    x = build.operand(0)
+    rank = len(shape_of(x))
+    permutation = op.ints("perm", range(rank)[::-1]) or tuple(range(rank)[::-1])
+    if sorted(p % rank if rank else 0 for p in permutation) != list(range(rank)):
+        raise SofieError(f"perm {list(permutation)} does not fit rank {rank}")
+    return build.transpose(x, [p % rank for p in permutation])
+
+
+@lowers("Concat")
+def concat(op: OnnxOp, build: Lowering) -> SSAValue:
+    """Tensors one after the other along an axis (Concat 13)."""
+    parts = [v for v in build.operands if v is not None]
+    return parts[0] if len(parts) == 1 else build.concat(parts, build.axis("axis", len(shape_of(parts[0]))))
+
+
+@lowers("Slice")
+def slice_(op: OnnxOp, build: Lowering) -> SSAValue:
+    """x[start : end : step] on the axes given, with Python's clamping (Slice 13)."""
+    x = build.operand(0)
+    shape = shape_of(x)
+    starts, ends = build.known_ints(1) or [], build.known_ints(2) or []
+    axes = build.known_ints(3)
+    axes = list(range(len(starts))) if axes is None else axes
+    steps = build.known_ints(4) or [1] * len(starts)
+    offsets, sizes, strides = [0] * len(shape), list(shape), [1] * len(shape)
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        if step == 0:
+            raise SofieError("a step of 0 is not allowed")
+        picked = range(shape[axis])[slice(start, _backward_end(end, shape[axis], step), step)]
+        offsets[axis], sizes[axis], strides[axis] = picked.start, len(picked), step
+    return build.slice(x, offsets, sizes, strides)
+
+
+def _backward_end(end: int, extent: int, step: int) -> int | None:
+    """Python's end of a slice: walking backwards, an end before the first element means "through the first"."""
+    return None if step < 0 and end < -extent else end
+
+
+@lowers("Pad")
+def pad(op: OnnxOp, build: Lowering) -> SSAValue:
+    """Padding by a constant, the edge, reflection or wrapping; negative amounts cut (Pad 25)."""
+    x = build.operand(0)
+    rank = len(shape_of(x))
+    pads = build.known_ints(1) or []
+    axes = build.known_ints(3)
+    axes = list(range(rank)) if axes is None else [a % rank for a in axes]
+    before, after = [0] * rank, [0] * rank
+    for k, axis in enumerate(axes):
+        before[axis], after[axis] = pads[k], pads[len(axes) + k]
+    mode = op.string("mode")
+    if mode == "constant":
+        return _pad_constant(build, x, before, after)
+    for axis in range(rank):
+        x = _pad_axis(build, x, axis, before[axis], after[axis], mode)
+    return x
+
+
+def _pad_constant(build: Lowering, x: SSAValue, before: Sequence[int], after: Sequence[int]) -> SSAValue:
+    given = build.optional(2)
+    if given is None:
+        return build.pad(x, before, after, 0)
+    array = build.known(given)
+    if array is not None:
+        return build.pad(x, before, after, np.asarray(array).reshape(-1)[0].item())
+    cut = build.pad(x, [min(p, 0) for p in before], [min(p, 0) for p in after], 0)
+    front = [max(p, 0) for p in before]
+    target = [e + f + max(b, 0) for e, f, b in zip(shape_of(cut), front, after, strict=True)]
+    return build.insert_slice(cut, build.broadcast(build.reshape(given, ()), target), front)
+
+
+def _pad_axis(build: Lowering, x: SSAValue, axis: int, before: int, after: int, mode: str) -> SSAValue:
+    """One axis padded by pieces of itself: slices, walked backwards for reflection, repeated where it is short."""
+    extent = shape_of(x)[axis]
+    if extent == 0 and (before > 0 or after > 0):
+        raise SofieError(f"an empty axis cannot be padded by {mode!r}")
+    index = np.arange(extent)
+    kinds = {"edge": "edge", "reflect": "reflect", "wrap": "wrap"}
+    if mode not in kinds:
+        raise UnsupportedError(f"mode {mode!r} is not one of constant, edge, reflect, wrap")
+    source = np.pad(index, (max(before, 0), max(after, 0)), mode=kinds[mode])  # type: ignore[call-overload]
+    source = source[max(-before, 0) : len(source) - max(-after, 0)]
+    parts = [_run(build, x, axis, start, count, step) for start, count, step in _runs(source)]
+    return parts[0] if len(parts) == 1 else build.concat(parts, axis)
+
+
+def _runs(indices: np.ndarray) -> list[tuple[int, int, int]]:  # type: ignore[type-arg]
+    """An index list as runs (start, count, step) with step 1, -1 or 0."""
+    runs: list[tuple[int, int, int]] = []
+    k = 0
+    while k < len(indices):
+        step = int(indices[k + 1] - indices[k]) if k + 1 < len(indices) else 1
+        if step not in (1, -1, 0):
+            step = 1
+        end = k + 1
+        while end < len(indices) and indices[end] - indices[end - 1] == step:
+            end += 1
+        runs.append((int(indices[k]), end - k, step))
+        k = end
+    return runs
+
+
+def _run(build: Lowering, x: SSAValue, axis: int, start: int, count: int, step: int) -> SSAValue:
+    shape = list(shape_of(x))
+    offsets = [start if a == axis else 0 for a in range(len(shape))]
+    if step == 0:
+        one = build.slice(x, offsets, [1 if a == axis else e for a, e in enumerate(shape)])
+        return build.broadcast(one, [count if a == axis else e for a, e in enumerate(shape)])
+    sizes = [count if a == axis else e for a, e in enumerate(shape)]
+    if math.prod(sizes) == 0:
+        return build.empty(sizes, element_of(x))
+    return build.slice(x, offsets, sizes, [step if a == axis else 1 for a in range(len(shape))])

@@ -1,0 +1,150 @@
+"""Builds the scalar body of a structured op: one method an arithmetic act, float or integer by the operand's type."""
+
+from __future__ import annotations
+
+import math as pymath
+from collections.abc import Callable
+
+from xdsl.builder import Builder
+from xdsl.dialects import arith, math
+from xdsl.dialects.builtin import FloatAttr, IndexType, IntegerAttr, IntegerType, i1
+from xdsl.ir import Attribute, Operation, SSAValue
+
+from sofie.dialects.types import bytes_of, is_float
+
+Binary = Callable[[SSAValue, SSAValue], Operation]
+
+_FLOAT: dict[str, Binary] = {
+    "add": arith.AddfOp,
+    "sub": arith.SubfOp,
+    "mul": arith.MulfOp,
+    "div": arith.DivfOp,
+    "max": arith.MaximumfOp,
+    "min": arith.MinimumfOp,
+    "pow": math.PowFOp,
+}
+_SIGNED: dict[str, Binary] = {
+    "add": arith.AddiOp,
+    "sub": arith.SubiOp,
+    "mul": arith.MuliOp,
+    "div": arith.DivSIOp,
+    "max": arith.MaxSIOp,
+    "min": arith.MinSIOp,
+    "and": arith.AndIOp,
+    "or": arith.OrIOp,
+    "xor": arith.XOrIOp,
+}
+_UNSIGNED: dict[str, Binary] = _SIGNED | {"div": arith.DivUIOp, "max": arith.MaxUIOp, "min": arith.MinUIOp}
+_FLOAT_PREDICATE = {"lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge", "eq": "oeq", "ne": "une"}
+_SIGNED_PREDICATE = {"lt": "slt", "le": "sle", "gt": "sgt", "ge": "sge", "eq": "eq", "ne": "ne"}
+_UNSIGNED_PREDICATE = {"lt": "ult", "le": "ule", "gt": "ugt", "ge": "uge", "eq": "eq", "ne": "ne"}
+_UNARY: dict[str, Callable[[SSAValue], Operation]] = {
+    "exp": math.ExpOp,
+    "log": math.LogOp,
+    "sqrt": math.SqrtOp,
+    "tanh": math.TanhOp,
+    "erf": math.ErfOp,
+    "floor": math.FloorOp,
+    "ceil": math.CeilOp,
+    "round": math.RoundEvenOp,
+    "sin": math.SinOp,
+    "cos": math.CosOp,
+}
+
+
+class Scalars:
+    """Inserts scalar ops; `unsigned` says how integers of the body are read."""
+
+    def __init__(self, builder: Builder, unsigned: bool = False) -> None:
+        self._builder = builder
+        self._unsigned = unsigned
+
+    def insert(self, op: Operation) -> SSAValue:
+        """Inserts any op of one result."""
+        return self._builder.insert(op).results[0]
+
+    def _binary(self, name: str, a: SSAValue, b: SSAValue) -> SSAValue:
+        table = _FLOAT if is_float(a.type) else _UNSIGNED if self._unsigned else _SIGNED
+        return self.insert(table[name](a, b))
+
+    def add(self, a: SSAValue, b: SSAValue) -> SSAValue:
+        """a + b, integers wrap."""
+        return self._binary("add", a, b)
+
+    def sub(self, a: SSAValue, b: SSAValue) -> SSAValue:
+        """a - b, integers wrap."""
+        return self._binary("sub", a, b)
+
+    def mul(self, a: SSAValue, b: SSAValue) -> SSAValue:
+        """a * b, integers wrap."""
+        return self._binary("mul", a, b)
+
+    def div(self, a: SSAValue, b: SSAValue) -> SSAValue:
+        """a / b, integers towards zero."""
+        return self._binary("div", a, b)
+
+    def max(self, a: SSAValue, b: SSAValue) -> SSAValue:
+        """The larger; NaN if either is NaN."""
+        return self._binary("max", a, b)
+
+    def min(self, a: SSAValue, b: SSAValue) -> SSAValue:
+        """The smaller; NaN if either is NaN."""
+        return self._binary("min", a, b)
+
+    def unary(self, name: str, x: SSAValue) -> SSAValue:
+        """An elementary function of the `math` dialect by its name."""
+        return self.insert(_UNARY[name](x))
+
+    def neg(self, x: SSAValue) -> SSAValue:
+        """-x."""
+        return self.insert(arith.NegfOp(x)) if is_float(x.type) else self.sub(self.constant(0, x.type), x)
+
+    def compare(self, predicate: str, a: SSAValue, b: SSAValue) -> SSAValue:
+        """a `lt|le|gt|ge|eq|ne` b as i1; false (but for `ne`) where a float is NaN."""
+        if is_float(a.type):
+            return self.insert(arith.CmpfOp(a, b, _FLOAT_PREDICATE[predicate]))
+        table = _UNSIGNED_PREDICATE if self._unsigned or a.type == i1 else _SIGNED_PREDICATE
+        return self.insert(arith.CmpiOp(a, b, table[predicate]))
+
+    def select(self, condition: SSAValue, yes: SSAValue, no: SSAValue) -> SSAValue:
+        """condition ? yes : no."""
+        return self.insert(arith.SelectOp(condition, yes, no))
+
+    def constant(self, value: float | int | bool, kind: Attribute) -> SSAValue:
+        """A scalar of type `kind`."""
+        return self.insert(constant_op(value, kind))
+
+    def sigmoid(self, x: SSAValue) -> SSAValue:
+        """1 / (1 + exp(-x)): exact at both ends, since exp overflows to infinity and 1 / inf is 0."""
+        one = self.constant(1.0, x.type)
+        return self.div(one, self.add(one, self.unary("exp", self.neg(x))))
+
+
+def constant_op(value: float | int | bool, kind: Attribute) -> arith.ConstantOp:
+    """`arith.constant` of any scalar type; integers wrap into their width."""
+    if is_float(kind):
+        return arith.ConstantOp(FloatAttr(float(value), kind))  # type: ignore[arg-type]
+    if isinstance(kind, IndexType):
+        return arith.ConstantOp(IntegerAttr(int(value), kind))
+    assert isinstance(kind, IntegerType)
+    width = kind.width.data
+    wrapped = int(value) & ((1 << width) - 1)
+    if width > 1 and wrapped >> (width - 1):
+        wrapped -= 1 << width
+    return arith.ConstantOp(IntegerAttr(wrapped, kind))
+
+
+def lowest(kind: Attribute, unsigned: bool) -> float | int:
+    """The smallest value of an element type: the neutral element of max."""
+    if is_float(kind):
+        return -pymath.inf
+    bits = 8 * bytes_of(kind)
+    return 0 if unsigned or kind == i1 else -(1 << (bits - 1))
+
+
+def highest(kind: Attribute, unsigned: bool) -> float | int:
+    """The largest value of an element type: the neutral element of min."""
+    if is_float(kind):
+        return pymath.inf
+    bits = 8 * bytes_of(kind)
+    return 1 if kind == i1 else (1 << bits) - 1 if unsigned else (1 << (bits - 1)) - 1

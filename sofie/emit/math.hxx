@@ -14,7 +14,7 @@
 //    decided by the target alone. g++ fuses only within a basic block, so the scalar code has no branches either.
 //  - opaque() ends every such step. It keeps the optimiser from fusing an addition with a second candidate, a product of
 //    the caller included, and from reassociating under -ffast-math, which would cancel the rounding constant.
-//  - clang tags each instruction with its floating-point permissions; STRICT_FLOAT withdraws them function by function.
+//  - clang tags each instruction with its floating-point permissions; SOFIE_STRICT_FLOAT withdraws them in its function.
 //    g++ keeps them per function and drops them on inlining, so that there neither a pragma nor
 //    __attribute__((optimize)) can replace opaque().
 //  - Under -ffast-math g++ turns vector divisions and square roots on x86 into estimates, unless the built-in function of
@@ -110,7 +110,7 @@ template <class V> SOFIE_MATH V splat(float value)
 template <class V> SOFIE_MATH V opaque(V value)
 {
 #if defined(__clang__)
-   // SOFIE_STRICT_FLOAT already binds it.
+   // SOFIE_STRICT_FLOAT already keeps the optimiser to its word.
 #elif defined(__SSE2__)
    __asm__("" : "+x"(value));
 #elif defined(__aarch64__)
@@ -237,9 +237,9 @@ template <class V> SOFIE_MATH V magnitude(V x)
    return reinterpret<V>(bits(x) & 0x7fffffffu);
 }
 
-template <class V> SOFIE_MATH V with_sign_of(V magnitude, V x)
+template <class V> SOFIE_MATH V with_sign_of(V value, V x)
 {
-   return reinterpret<V>(bits(magnitude) | (bits(x) & 0x80000000u));
+   return reinterpret<V>(bits(value) | (bits(x) & 0x80000000u));
 }
 
 // Adding 1.5 * 2^23 to a float below 2^22 in magnitude rounds it to an integer, which then stands in the low bits.

@@ -90,15 +90,19 @@ def _convolution(
     channels: int,
     groups: int,
 ) -> SSAValue:
-    """The contraction over loops (n, group, out, o1.., in, k1..); loops of one trip are left out."""
+    """The contraction over loops (n, group, out, o1.., in, k1..).
+
+    Without groups there is no group loop; with them, a group of one channel has no channel loop (depthwise), so that
+    in both cases the result has ONNX's own rank and no reshape stands between it and its epilogue.
+    """
     out_channels, per_group = shape_of(w)[0], channels // groups
     extents = {"n": batch, "g": groups, "out": out_channels // groups, "in": per_group}
     for a in range(windows.rank):
         extents |= {f"o{a}": windows.outputs[a], f"k{a}": windows.kernel[a]}
     spatial = [f"o{a}" for a in range(windows.rank)]
     kernel = [f"k{a}" for a in range(windows.rank)]
-    order = [name for name in ["n", "g", "out"] if extents[name] != 1] + spatial
-    reduce_names = [name for name in ["in"] if extents[name] != 1] + kernel
+    order = ["n", *(["g"] if groups > 1 else []), *(["out"] if groups == 1 or extents["out"] > 1 else []), *spatial]
+    reduce_names = ["in", *kernel] if groups == 1 or per_group > 1 else kernel
     loop = {name: d for d, name in enumerate(order + reduce_names)}
     padded_extents = list(shape_of(x)[2:])
 

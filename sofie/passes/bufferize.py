@@ -1,0 +1,284 @@
+"""bufferize: tensors become memrefs, mechanically (level 2 -> level 3).
+
+    func @infer(%x: tensor<4xf32>, %y: tensor<4xf32> {sofie.output}) -> tensor<4xf32>
+    ->
+    func @infer(%x: memref<4xf32>, %y: memref<4xf32> {sofie.output})
+
+An op's result is the buffer of its destination operand; `extract_slice` is a subview, `insert_slice` a copy unless
+the value already lies there, `tensor.empty` an allocation that plan-memory will place. `assign-destinations` has made
+this right; nothing is decided here. Every structured op that stands alone becomes a fused group of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from xdsl.context import Context
+from xdsl.dialects import arith, func, memref, tensor
+from xdsl.dialects.builtin import DenseArrayBase, FunctionType, IntegerAttr, MemRefType, ModuleOp, NoneAttr, StridedLayoutAttr, i1, i8, i64
+from xdsl.dialects.linalg.ops import GenericOp
+from xdsl.ir import Attribute, Block, Operation, SSAValue
+from xdsl.passes import ModulePass
+from xdsl.rewriter import Rewriter
+
+from sofie import structured
+from sofie.dialects.sofie import FusedOp, TileOp, WeightOp, YieldOp
+from sofie.dialects.types import contiguous_strides, element_of, shape_of
+from sofie.errors import SofieError
+from sofie.rewrite import blame
+
+
+@dataclass(frozen=True)
+class Bufferize(ModulePass):
+    """Rewrites each function in one walk."""
+
+    name: ClassVar[str] = "bufferize"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        for function in [f for f in op.walk() if isinstance(f, func.FuncOp)]:
+            _Bufferizer(function).run()
+
+
+def stored(element: Attribute) -> Attribute:
+    """The element type in memory: bool is a byte there."""
+    return i8 if element == i1 else element
+
+
+def buffer_type(value: SSAValue) -> MemRefType[Attribute]:
+    """The memref type of a tensor value's own buffer."""
+    return MemRefType(stored(element_of(value)), shape_of(value))
+
+
+def strides_and_offset(kind: MemRefType[Attribute]) -> tuple[list[int], int | None]:
+    """Strides (elements) and static offset of a memref; an offset of None is known only to the caller."""
+    if isinstance(kind.layout, NoneAttr):
+        return list(contiguous_strides(kind.get_shape())), 0
+    assert isinstance(kind.layout, StridedLayoutAttr)
+    strides = [s for s in kind.layout.get_strides() if s is not None]
+    return strides, kind.layout.get_offset()
+
+
+@dataclass
+class _Bufferizer:
+    function: func.FuncOp
+    buffers: dict[SSAValue, SSAValue] = field(default_factory=dict)
+
+    def run(self) -> None:
+        block = self.function.body.block
+        for argument in list(block.args):
+            if structured.is_tensor(argument):
+                new = Rewriter.replace_value_with_new_type(argument, buffer_type(argument))
+                new.name_hint = argument.name_hint
+                self.buffers[new] = new
+        for op in list(block.ops):
+            self._visit(op, inside=False)
+        self._erase_tensors(block)
+        self.function.properties["function_type"] = FunctionType.from_lists([a.type for a in block.args], [])
+        self.function.properties.pop("res_attrs", None)
+
+    def _visit(self, op: Operation, inside: bool) -> None:
+        rule = _RULES.get(type(op))
+        if rule is not None:
+            rule(self, op, inside)
+        elif any(structured.is_tensor(v) for v in [*op.operands, *op.results]):
+            raise SofieError(f"{blame(op)}: {op.name} cannot be bufferised; lower it to structured ops first")
+
+    def buffer(self, value: SSAValue) -> SSAValue:
+        """The memref that holds `value`."""
+        return self.buffers.get(value, value)
+
+    def insert(self, before: Operation, new: Operation) -> None:
+        """Inserts an op where `before` stands."""
+        new.location = before.location
+        block = before.parent_block()
+        assert block is not None
+        block.insert_op_before(new, before)
+
+    def emit(self, before: Operation, new: Operation, named: SSAValue | None = None) -> SSAValue:
+        """Inserts an op that makes a buffer and hands over the name of the tensor it stands for."""
+        self.insert(before, new)
+        if named is not None:
+            new.results[0].name_hint = named.name_hint
+        return new.results[0]
+
+    def _weight(self, op: WeightOp, inside: bool) -> None:
+        new = WeightOp(op.weight_name.data, op.blob, buffer_type(op.result))
+        self.buffers[op.result] = self.emit(op, new, op.result)
+
+    def _empty(self, op: tensor.EmptyOp, inside: bool) -> None:
+        kind = buffer_type(op.tensor)
+        new = TileOp(kind) if inside else memref.AllocOp([], [], kind)
+        self.buffers[op.tensor] = self.emit(op, new, op.tensor)
+
+    def _generic(self, op: GenericOp, inside: bool) -> None:
+        outputs = [self.buffer(v) for v in op.outputs]
+        for result, target in zip(op.results, outputs, strict=True):
+            self.buffers[result] = target
+            if result.name_hint and not isinstance(target.owner, Block) and isinstance(target.owner, memref.AllocOp | TileOp):
+                target.name_hint = result.name_hint
+        new = GenericOp(
+            [self.buffer(v) for v in op.inputs],
+            outputs,
+            op.detach_region(op.body),
+            op.indexing_maps,
+            op.iterator_types,
+        )
+        _store_bool_as_byte(new.body.block)
+        for inner in new.body.walk():  # gathers read their tensors inside the body
+            if isinstance(inner, tensor.ExtractOp):
+                load = memref.LoadOp.get(self.buffer(inner.tensor), list(inner.indices))
+                Rewriter.replace_op(inner, load)
+        self.insert(op, new if inside else _group_of_one(new))
+
+    def _fused(self, op: FusedOp, inside: bool) -> None:
+        members = op.members()
+        for member in members:
+            self._visit(member, inside=True)
+        for result, value in zip(op.results, op.yielded(), strict=True):
+            self.buffers[result] = self.buffer(value)
+        self._erase_tensors(op.body.block)
+        block = op.body.block
+        block.detach_op(block.last_op) if isinstance(block.last_op, YieldOp) else None
+        new_block = Block()
+        for inner in list(block.ops):
+            inner.detach()
+            new_block.add_op(inner)
+        new_block.add_op(YieldOp())
+        new = FusedOp(new_block)
+        new.attributes = dict(op.attributes)
+        self.insert(op, new)
+
+    def _extract_slice(self, op: tensor.ExtractSliceOp, inside: bool) -> None:
+        self.buffers[op.result] = self._subview(op, self.buffer(op.source), op, op.result)
+
+    def _subview(
+        self,
+        before: Operation,
+        base: SSAValue,
+        box: tensor.ExtractSliceOp | tensor.InsertSliceOp,
+        named: SSAValue | None,
+    ) -> SSAValue:
+        kind = base.type
+        assert isinstance(kind, MemRefType)
+        geometry = [list(p.get_values()) for p in (box.static_offsets, box.static_sizes, box.static_strides)]
+        view = memref.SubviewOp.from_static_parameters(base, kind, *geometry)
+        return self.emit(before, view, named)
+
+    def _insert_slice(self, op: tensor.InsertSliceOp, inside: bool) -> None:
+        source, base = self.buffer(op.source), self.buffer(op.dest)
+        self.buffers[op.result] = base
+        if not _lies_in(source, base, op):
+            part = self._subview(op, base, op, None)
+            copy = structured.copy_op(source, part)
+            self.insert(op, copy if inside else _group_of_one(copy))
+
+    def _reshape(self, op: tensor.CollapseShapeOp | tensor.ExpandShapeOp, inside: bool) -> None:
+        source = self.buffer(op.src)
+        assert isinstance(source.type, MemRefType)
+        if not _is_run(source.type):  # a strided view has no other shape: make it contiguous first
+            room: Operation = TileOp(buffer_type(op.src)) if inside else memref.AllocOp([], [], buffer_type(op.src))
+            target = self.emit(op, room, op.src)
+            copy = structured.copy_op(source, target)
+            self.insert(op, copy if inside else _group_of_one(copy))
+            source = target
+        assert isinstance(source.type, MemRefType)
+        _, offset = strides_and_offset(source.type)
+        shape = shape_of(op.result)
+        layout = StridedLayoutAttr(contiguous_strides(shape), offset) if offset != 0 else NoneAttr()
+        kind = MemRefType(stored(element_of(op.result)), shape, layout)
+        new: Operation
+        if isinstance(op, tensor.CollapseShapeOp):
+            new = memref.CollapseShapeOp.build(
+                operands=[source], result_types=[kind], properties={"reassociation": op.reassociation}
+            )
+        else:
+            new = memref.ExpandShapeOp.build(
+                operands=[source, []],
+                result_types=[kind],
+                properties={
+                    "reassociation": op.reassociation,
+                    "static_output_shape": DenseArrayBase.from_list(i64, list(shape)),
+                },
+            )
+        self.buffers[op.result] = self.emit(op, new, op.result)
+
+    def _return(self, op: func.ReturnOp, inside: bool) -> None:
+        self.insert(op, func.ReturnOp())
+
+    @staticmethod
+    def _erase_tensors(block: Block) -> None:
+        """Erases the tensor ops, last first: whatever they made has a buffer now."""
+        for op in reversed(list(block.ops)):
+            tensors = any(structured.is_tensor(v) for v in [*op.operands, *op.results])
+            if tensors or (isinstance(op, func.ReturnOp) and op.operands):
+                op.detach()
+                op.erase(safe_erase=False)
+
+
+def _store_bool_as_byte(body: Block) -> None:
+    """Lets a scalar body read and yield bytes where it computed with i1."""
+    for argument in body.args:
+        if argument.type == i1:
+            byte = Rewriter.replace_value_with_new_type(argument, i8)
+            uses = list(byte.uses)
+            zero = arith.ConstantOp(IntegerAttr(0, i8))
+            test = arith.CmpiOp(byte, zero.result, "ne")
+            first = body.first_op
+            assert first is not None
+            body.insert_ops_before([zero, test], first)
+            for use in uses:
+                use.operation.operands[use.index] = test.result
+    last = body.last_op
+    assert last is not None
+    for k, value in enumerate(last.operands):
+        if value.type == i1:
+            widened = arith.ExtUIOp(value, i8)
+            body.insert_op_before(widened, last)
+            last.operands[k] = widened.result
+
+
+def _group_of_one(op: GenericOp) -> FusedOp:
+    return FusedOp(Block([op, YieldOp()]))
+
+
+def _lies_in(source: SSAValue, base: SSAValue, box: tensor.InsertSliceOp) -> bool:
+    """Whether `source` already is that part of `base` (through reshapes): the producer wrote it in place."""
+    current = source
+    while isinstance(current.owner, memref.CollapseShapeOp | memref.ExpandShapeOp):
+        current = current.owner.src
+    view = current.owner
+    return isinstance(view, memref.SubviewOp) and view.source is base and all(
+        tuple(a.get_values()) == tuple(b.get_values())
+        for a, b in [
+            (view.static_offsets, box.static_offsets),
+            (view.static_sizes, box.static_sizes),
+            (view.static_strides, box.static_strides),
+        ]
+    )
+
+
+def _is_run(kind: MemRefType[Attribute]) -> bool:
+    """Whether the elements of the memref lie one after the other."""
+    strides, _ = strides_and_offset(kind)
+    return all(
+        s == c for s, c, e in zip(strides, contiguous_strides(kind.get_shape()), kind.get_shape(), strict=True) if e != 1
+    )
+
+
+_Rule = Callable[[_Bufferizer, Operation, bool], None]
+
+_RULES: dict[type[Operation], _Rule] = {
+    WeightOp: _Bufferizer._weight,  # type: ignore[dict-item]
+    tensor.EmptyOp: _Bufferizer._empty,  # type: ignore[dict-item]
+    GenericOp: _Bufferizer._generic,  # type: ignore[dict-item]
+    FusedOp: _Bufferizer._fused,  # type: ignore[dict-item]
+    tensor.ExtractSliceOp: _Bufferizer._extract_slice,  # type: ignore[dict-item]
+    tensor.InsertSliceOp: _Bufferizer._insert_slice,  # type: ignore[dict-item]
+    tensor.CollapseShapeOp: _Bufferizer._reshape,  # type: ignore[dict-item]
+    tensor.ExpandShapeOp: _Bufferizer._reshape,  # type: ignore[dict-item]
+    func.ReturnOp: _Bufferizer._return,  # type: ignore[dict-item]
+}
+
+

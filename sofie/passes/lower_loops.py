@@ -1,0 +1,300 @@
+"""lower-loops: every fused group becomes one loop nest over scalars (level 3 -> level 4, before outlining).
+
+    sofie.fused { linalg.generic {(m, n, k)} ins(%a, %b) outs(%t); linalg.generic {(m, n)} ins(%t, %bias) outs(%y) }
+    ->
+    sofie.fused {
+      scf.parallel (%i, %j) = ... {
+        %sum = scf.for %k = ... iter_args(%acc = %zero) { ... }
+        memref.store (%sum + %bias[%j]), %y[%i, %j]
+      }
+    }
+
+The loops that all members share stand outside, as `scf.parallel`: their iterations are independent. Inside, the
+members follow one another, each with the loops it has left. A `sofie.tile` shrinks to the axes that are not shared:
+to a scalar when there are none, else to a local buffer. Loops of one trip disappear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from xdsl.context import Context
+from xdsl.dialects import arith, linalg, memref, scf
+from xdsl.dialects.builtin import IndexType, IntegerAttr, MemRefType, ModuleOp
+from xdsl.dialects.linalg.ops import GenericOp
+from xdsl.ir import Block, Operation, Region, SSAValue
+from xdsl.ir.affine import AffineBinaryOpExpr, AffineBinaryOpKind, AffineConstantExpr, AffineDimExpr, AffineExpr, AffineMap
+from xdsl.passes import ModulePass
+
+from sofie import structured
+from sofie.dialects.sofie import FusedOp, TileOp, YieldOp
+from sofie.dialects.types import element_of, shape_of
+from sofie.grouping import SharedLoop, shared_loops
+
+PARALLEL_NAMES = "ijlmnopq"
+REDUCTION_NAMES = ("k", "k1", "k2", "k3", "k4")
+
+
+@dataclass(frozen=True)
+class LowerLoops(ModulePass):
+    """Lowers every group; groups that hold no structured op (blas calls) stay as they are."""
+
+    name: ClassVar[str] = "lower-loops"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        for group in [o for o in op.walk() if isinstance(o, FusedOp)]:
+            if any(isinstance(member, GenericOp) for member in group.members()):
+                _Nest(group).lower()
+
+
+class Indices:
+    """Index constants and arithmetic of one kernel; every constant is made once, at its top."""
+
+    def __init__(self, block: Block) -> None:
+        self._block = block
+        self._constants: dict[int, SSAValue] = {}
+
+    def constant(self, value: int) -> SSAValue:
+        """`arith.constant` of type index at the top of the kernel."""
+        if value not in self._constants:
+            op = arith.ConstantOp(IntegerAttr(value, IndexType()))
+            first = self._block.first_op
+            if first is None:
+                self._block.add_op(op)
+            else:
+                self._block.insert_op_before(op, first)
+            self._constants[value] = op.result
+        return self._constants[value]
+
+    def expression(self, expr: AffineExpr, loops: Sequence[SSAValue], add: Callable[[Operation], None]) -> SSAValue:
+        """The value of an affine expression over loop variables."""
+        known = self._known(expr, loops)
+        if known is not None:
+            return self.constant(known)
+        if isinstance(expr, AffineDimExpr):
+            return loops[expr.position]
+        assert isinstance(expr, AffineBinaryOpExpr), expr
+        if expr.kind == AffineBinaryOpKind.Add and self._known(expr.rhs, loops) == 0:
+            return self.expression(expr.lhs, loops, add)
+        if expr.kind == AffineBinaryOpKind.Add and self._known(expr.lhs, loops) == 0:
+            return self.expression(expr.rhs, loops, add)
+        if expr.kind == AffineBinaryOpKind.Mul and self._known(expr.rhs, loops) == 1:
+            return self.expression(expr.lhs, loops, add)
+        kinds = {
+            AffineBinaryOpKind.Add: arith.AddiOp,
+            AffineBinaryOpKind.Mul: arith.MuliOp,
+            AffineBinaryOpKind.FloorDiv: arith.FloorDivSIOp,
+            AffineBinaryOpKind.Mod: arith.RemUIOp,
+        }
+        op = kinds[expr.kind](self.expression(expr.lhs, loops, add), self.expression(expr.rhs, loops, add))
+        add(op)
+        return op.results[0]
+
+    def _known(self, expr: AffineExpr, loops: Sequence[SSAValue]) -> int | None:
+        """The value of an expression that does not depend on a running loop."""
+        if isinstance(expr, AffineConstantExpr):
+            return expr.value
+        if isinstance(expr, AffineDimExpr):
+            owner = loops[expr.position].owner
+            return owner.value.value.data if isinstance(owner, arith.ConstantOp) and isinstance(owner.value, IntegerAttr) else None
+        assert isinstance(expr, AffineBinaryOpExpr)
+        lhs, rhs = self._known(expr.lhs, loops), self._known(expr.rhs, loops)
+        if expr.kind == AffineBinaryOpKind.Mul and 0 in (lhs, rhs):
+            return 0
+        return None if lhs is None or rhs is None else AffineMap(0, 0, (AffineExpr.binary(expr.kind, AffineExpr.constant(lhs), AffineExpr.constant(rhs)),)).eval([], [])[0]
+
+
+@dataclass
+class _Nest:
+    """The loop nest of one group, as it is built."""
+
+    group: FusedOp
+    members: list[GenericOp] = field(init=False)
+    shared: list[SharedLoop] = field(init=False)
+    indices: Indices = field(init=False)
+    scalars: dict[SSAValue, SSAValue] = field(default_factory=dict)
+    tiles: dict[SSAValue, SSAValue] = field(default_factory=dict)
+    kept_axes: dict[SSAValue, list[int]] = field(default_factory=dict)
+    position: Operation = field(init=False)
+
+    def lower(self) -> None:
+        block = self.group.body.block
+        self.members = [m for m in self.group.members() if isinstance(m, GenericOp)]
+        self.shared = shared_loops(self.members)
+        old = list(block.ops)
+        terminator = old[-1]
+        assert isinstance(terminator, YieldOp)
+        outer = Block()
+        self.indices = Indices(block)
+        for tile in [o for o in old if isinstance(o, TileOp)]:
+            self._shape_tile(tile, outer)
+        running = [s for s in self.shared if s.extent != 1]
+        inner, variables = self._parallel(outer, [s.extent for s in running], PARALLEL_NAMES) if running else (outer, [])
+        by_loop = {id(s): v for s, v in zip(running, variables, strict=True)}
+        for tile_op in [o for o in list(outer.ops) if isinstance(o, memref.AllocaOp)]:
+            if inner is not outer:  # a tile belongs to one iteration of the shared loops
+                tile_op.detach()
+                inner.insert_op_before(tile_op, inner.first_op) if inner.first_op else inner.add_op(tile_op)
+        last_writer = self._last_writers()
+        for m, member in enumerate(self.members):
+            fixed = {s.loops[m]: by_loop.get(id(s), self.indices.constant(0)) for s in self.shared}
+            self._member(m, member, fixed, inner, len(running), last_writer)
+        if inner is not outer:
+            inner.add_op(scf.ReduceOp())
+        for op in old[:-1]:
+            op.detach()
+        for op in list(outer.ops):
+            op.detach()
+            block.insert_op_before(op, terminator)
+        for op in reversed(old[:-1]):
+            op.erase(safe_erase=False)
+        _erase_unused_constants(block)
+
+    def _shape_tile(self, tile: TileOp, outer: Block) -> None:
+        """Drops the axes of a tile that shared loops (or extents of 1) walk; a scalar needs no buffer."""
+        shape = shape_of(tile.result)
+        dims: list[int | None] = []
+        for m, member in enumerate(self.members):
+            for value, map in zip(member.outputs, structured.output_maps(member), strict=True):
+                if value is tile.result:
+                    shared = {s.loops[m] for s in self.shared}
+                    own = structured.dims_of(map) or [None] * len(shape)
+                    dims = [a for a, d in enumerate(own) if d not in shared and shape[a] != 1]
+        self.kept_axes[tile.result] = [d for d in dims if d is not None]
+        if dims:
+            kind = MemRefType(element_of(tile.result), [shape[a] for a in self.kept_axes[tile.result]])
+            alloca = memref.AllocaOp.get(kind.element_type, 64, kind.get_shape())
+            alloca.memref.name_hint = tile.result.name_hint
+            outer.add_op(alloca)
+            self.tiles[tile.result] = alloca.memref
+
+    def _parallel(self, block: Block, extents: Sequence[int], names: Sequence[str]) -> tuple[Block, list[SSAValue]]:
+        """An `scf.parallel` at the end of `block`; returns its body, still without terminator, and its variables."""
+        zero, one = self.indices.constant(0), self.indices.constant(1)
+        body = Block(arg_types=[IndexType()] * len(extents))
+        for argument, name in zip(body.args, names, strict=False):
+            argument.name_hint = name
+        bounds = [self.indices.constant(e) for e in extents]
+        block.add_op(scf.ParallelOp([zero] * len(extents), bounds, [one] * len(extents), Region(body)))
+        return body, list(body.args)
+
+    def _last_writers(self) -> dict[SSAValue, int]:
+        return {value: m for m, member in enumerate(self.members) for value in member.outputs}
+
+    def _member(
+        self, m: int, member: GenericOp, fixed: dict[int, SSAValue], block: Block, depth: int, last: dict[SSAValue, int]
+    ) -> None:
+        """One member's own loops: what is left of its parallel ones, then its reductions."""
+        extents, reduce = structured.extents(member), structured.reductions(member)
+        loops: dict[int, SSAValue] = dict(fixed)
+        own = [d for d in range(len(extents)) if d not in fixed and d not in reduce]
+        loops.update({d: self.indices.constant(0) for d in [*own, *reduce] if extents[d] == 1})
+        own = [d for d in own if extents[d] != 1]
+        inner = block
+        if own:
+            inner, variables = self._parallel(block, [extents[d] for d in own], PARALLEL_NAMES[depth:])
+            loops.update(zip(own, variables, strict=True))
+        start = [self._read(member, len(member.inputs) + k, loops, inner) for k in range(len(member.outputs))]
+        results = self._reduce(member, [d for d in reduce if extents[d] != 1], loops, start, inner, extents)
+        for k, (value, result) in enumerate(zip(member.outputs, results, strict=True)):
+            if not own and self._is_scalar(value, m, member, k):
+                self.scalars[value] = result
+                if isinstance(value.owner, TileOp) or last[value] != m:
+                    continue
+            self._write(member, k, loops, result, inner)
+        if own:
+            inner.add_op(scf.ReduceOp())
+
+    def _is_scalar(self, value: SSAValue, m: int, member: GenericOp, k: int) -> bool:
+        """Whether one iteration of the shared loops sees a single element of `value`, written through this map."""
+        if isinstance(value.owner, TileOp):
+            return value not in self.tiles
+        dims = structured.dims_of(structured.output_maps(member)[k])
+        shared = {s.loops[m] for s in self.shared}
+        shape = shape_of(value)
+        return dims is not None and all(d in shared or shape[a] == 1 for a, d in enumerate(dims))
+
+    def _reduce(
+        self,
+        member: GenericOp,
+        reduce: list[int],
+        loops: dict[int, SSAValue],
+        start: list[SSAValue | None],
+        block: Block,
+        extents: list[int],
+    ) -> list[SSAValue]:
+        """Nested `scf.for` over the reductions, carrying one scalar an output; the body in the middle."""
+        if not reduce:
+            return self._inline(member, loops, start, block)
+        d, rest = reduce[0], reduce[1:]
+        carried = [s for s in start if s is not None]
+        assert len(carried) == len(start)
+        body = Block(arg_types=[IndexType(), *(s.type for s in carried)])
+        body.args[0].name_hint = REDUCTION_NAMES[min(len(structured.reductions(member)) - len(reduce), 4)]
+        for argument in body.args[1:]:
+            argument.name_hint = "sum" if len(carried) == 1 else "carried"
+        results = self._reduce(member, rest, {**loops, d: body.args[0]}, list(body.args[1:]), body, extents)
+        body.add_op(scf.YieldOp(*results))
+        zero, bound, one = (self.indices.constant(v) for v in (0, extents[d], 1))
+        loop = scf.ForOp(zero, bound, one, carried, body)
+        block.add_op(loop)
+        for result in loop.results:
+            result.name_hint = body.args[1].name_hint
+        return list(loop.results)
+
+    def _inline(
+        self, member: GenericOp, loops: dict[int, SSAValue], start: list[SSAValue | None], block: Block
+    ) -> list[SSAValue]:
+        """The scalar body at one point of the iteration space."""
+        body = member.body.block
+        values: dict[SSAValue, SSAValue] = {}
+        for k, argument in enumerate(body.args):
+            if not argument.uses:
+                continue
+            if k < len(member.inputs):
+                found = self._read(member, k, loops, block)
+            else:
+                found = start[k - len(member.inputs)]
+            assert found is not None
+            values[argument] = found
+        for op in structured.body_ops(member):
+            if isinstance(op, linalg.IndexOp):
+                values[op.result] = loops[op.dim.value.data]
+                continue
+            clone = op.clone(values)
+            block.add_op(clone)
+            for old, new in zip(op.results, clone.results, strict=True):
+                values[old] = new
+        return [values.get(v, v) for v in structured.yielded(member)]
+
+    def _place(self, member: GenericOp, k: int, loops: dict[int, SSAValue], block: Block) -> tuple[SSAValue, list[SSAValue]]:
+        """The buffer and the indices of operand `k` at one point."""
+        value, map = member.operands[k], structured.maps_of(member)[k]
+        variables = [loops.get(d, self.indices.constant(0)) for d in range(map.num_dims)]
+        axes = self.kept_axes.get(value, list(range(len(map.results))))
+        at = [self.indices.expression(map.results[a], variables, block.add_op) for a in axes]
+        return self.tiles.get(value, value), at
+
+    def _read(self, member: GenericOp, k: int, loops: dict[int, SSAValue], block: Block) -> SSAValue | None:
+        value = member.operands[k]
+        if k >= len(member.inputs) and not member.body.block.args[k].uses:
+            return None
+        if value in self.scalars:
+            return self.scalars[value]
+        base, at = self._place(member, k, loops, block)
+        load = memref.LoadOp.get(base, at)
+        block.add_op(load)
+        return load.res
+
+    def _write(self, member: GenericOp, k: int, loops: dict[int, SSAValue], result: SSAValue, block: Block) -> None:
+        base, at = self._place(member, len(member.inputs) + k, loops, block)
+        block.add_op(memref.StoreOp.get(result, base, at))
+
+
+def _erase_unused_constants(block: Block) -> None:
+    for op in list(block.ops):
+        if isinstance(op, arith.ConstantOp) and not op.result.uses:
+            op.detach()
+            op.erase()

@@ -1,0 +1,143 @@
+"""plan-memory: all buffers of a function become views of one arena (level 3).
+
+    %a = memref.alloc() : memref<64xf32>     ->     %a = memref.view %arena[%c256][] : memref<1024xi8> to memref<64xf32>
+
+Buffers whose live ranges do not meet share bytes. Largest first, each goes to the lowest offset that is free while it
+lives (greedy by size: Pisarchyk and Lee, "Efficient memory management for deep neural net inference", 2020). The
+arena becomes the function's last argument; `sofie.lower_bound` beside it is the largest set of bytes alive at once.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from xdsl.dialects import func, memref
+from xdsl.context import Context
+from xdsl.dialects.arith import ConstantOp
+from xdsl.dialects.builtin import (
+    ArrayAttr,
+    DictionaryAttr,
+    FunctionType,
+    IndexType,
+    IntegerAttr,
+    MemRefType,
+    ModuleOp,
+    UnitAttr,
+    i8,
+    i64,
+)
+from xdsl.dialects.linalg.ops import GenericOp
+from xdsl.ir import Attribute, Operation, SSAValue
+from xdsl.passes import ModulePass
+
+from sofie.dialects.types import bytes_of
+from sofie.rewrite import ancestor_in, positions
+
+ALIGNMENT = 64
+"""Bytes: a cache line, and the widest vector."""
+
+VIEWS = (memref.SubviewOp, memref.CollapseShapeOp, memref.ExpandShapeOp, memref.CastOp)
+
+
+@dataclass(frozen=True)
+class PlanMemory(ModulePass):
+    """Places every `memref.alloc` in the arena."""
+
+    name: ClassVar[str] = "plan-memory"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        for function in [f for f in op.walk() if isinstance(f, func.FuncOp)]:
+            _plan(function)
+
+
+@dataclass
+class Buffer:
+    """One allocation: its size in bytes, the first and last op of the function that touch it, and its place."""
+
+    alloc: memref.AllocOp
+    size: int
+    first: int
+    last: int
+    offset: int = 0
+
+    def meets(self, other: Buffer) -> bool:
+        """Whether both live at some moment."""
+        return self.first <= other.last and other.first <= self.last
+
+
+def _plan(function: func.FuncOp) -> None:
+    block = function.body.block
+    buffers = live_ranges(function)
+    if not buffers:
+        return
+    arena_bytes = place(buffers)
+    arena = block.insert_arg(MemRefType(i8, [arena_bytes]), len(block.args))
+    arena.name_hint = "arena"
+    attributes = list(function.arg_attrs or ArrayAttr([DictionaryAttr({}) for _ in block.args[:-1]]))
+    bound = IntegerAttr(lower_bound(buffers), i64)
+    attributes.append(DictionaryAttr({"sofie.arena": UnitAttr(), "sofie.lower_bound": bound}))
+    function.arg_attrs = ArrayAttr(attributes)
+    function.properties["function_type"] = FunctionType.from_lists([a.type for a in block.args], [])
+    for buffer in buffers:
+        alloc = buffer.alloc
+        shift = ConstantOp(IntegerAttr(buffer.offset, IndexType()))
+        kind = alloc.memref.type
+        view = memref.ViewOp(arena, shift.result, [], kind)
+        view.result.name_hint = alloc.memref.name_hint
+        block.insert_ops_before([shift, view], alloc)
+        alloc.memref.replace_all_uses_with(view.result)
+        alloc.detach()
+        alloc.erase()
+
+
+def live_ranges(function: func.FuncOp) -> list[Buffer]:
+    """Every allocation with its live range; one that nobody writes (a shape operand) has size 0."""
+    order = positions(function.body.block.ops)
+    buffers: list[Buffer] = []
+    for alloc in [op for op in function.body.block.ops if isinstance(op, memref.AllocOp)]:
+        users = _touching(alloc.memref)
+        places = [order[ancestor_in(alloc, user)] for user, _ in users]
+        written = any(writes for _, writes in users)
+        kind = alloc.memref.type
+        size = math.prod(kind.get_shape()) * bytes_of(kind.element_type) if written else 0
+        buffers.append(Buffer(alloc, size, min(places, default=0), max(places, default=0)))
+    return buffers
+
+
+def _touching(value: SSAValue[Attribute]) -> list[tuple[Operation, bool]]:
+    """The ops that read or write a buffer, through any view, and whether they may write it."""
+    found: list[tuple[Operation, bool]] = []
+    for use in value.uses:
+        user = use.operation
+        if isinstance(user, VIEWS):
+            found += _touching(user.results[0])
+        else:
+            found.append((user, not isinstance(user, GenericOp) or use.index >= len(user.inputs)))
+    return found
+
+
+def place(buffers: list[Buffer]) -> int:
+    """Gives each buffer its offset; returns the bytes of the arena."""
+    placed: list[Buffer] = []
+    for buffer in sorted(buffers, key=lambda b: (-b.size, b.first)):
+        if buffer.size:
+            offset = 0
+            for other in sorted((o for o in placed if o.meets(buffer)), key=lambda o: o.offset):
+                if offset + buffer.size <= other.offset:
+                    break
+                offset = max(offset, _aligned(other.offset + other.size))
+            buffer.offset = offset
+            placed.append(buffer)
+    return max((_aligned(b.offset + b.size) for b in placed), default=0)
+
+
+def lower_bound(buffers: list[Buffer]) -> int:
+    """The largest number of bytes alive at one moment: no plan can do with less."""
+    moments = {b.first for b in buffers}
+    return max(sum(_aligned(b.size) for b in buffers if b.first <= m <= b.last) for m in moments)
+
+
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNMENT) * ALIGNMENT

@@ -15,6 +15,11 @@ CPP_RESERVED = frozenset(
     uint8_t uint16_t uint32_t uint64_t size_t""".split()
 )
 
+EMITTED = frozenset(
+    "infer index detail kernels exp log sqrt tanh sigmoid erf at load store maximum minimum Session Weights Tensor".split()
+)
+"""Names that the emitted code itself uses, which nothing from a model may take."""
+
 
 def identifier(text: str, fallback: str = "v") -> str:
     """The nearest identifier to `text`: ASCII letters, digits and single underscores, no keyword, at most 60 characters.

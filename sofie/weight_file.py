@@ -1,11 +1,11 @@
-"""The weight file a compiled model is shipped with: a safetensors file that a generated header can map and use in place.
+"""The weight file a compiled model is shipped with: safetensors that a generated header uses in place.
 
-Every tensor starts at a multiple of 64 bytes from the start of the file, so that kernels read it with aligned loads. The
-JSON begins with a fixed-form `__metadata__`, so that the C++ loader (emit/weights.hxx) checks a file without a JSON parser:
-the layout digest says which model the file belongs to, and the CRC-32 that its bytes arrived intact.
+Every tensor starts at a multiple of 64 bytes from the start of the file, so that kernels read it with aligned loads.
+The JSON begins with a fixed-form `__metadata__`, so that the C++ loader (emit/weights.hxx) needs no JSON parser: the
+layout digest says which model the file belongs to, and the CRC-32 that its bytes arrived intact.
 
     8 bytes    length of the JSON, little-endian
-    JSON       {"__metadata__":{"checksum":"8 hex","layout":"64 hex"},"name":{"dtype":"F32",...},...}, padded with spaces
+    JSON       {"__metadata__":{"checksum":"8 hex","layout":"64 hex"},"name":{"dtype":"F32",...},...} and spaces
     tensors    in the order given, little-endian, gaps filled by tensors named __pad_0__, __pad_1__, ...
 
 safetensors allows no holes between tensors, hence the padding tensors. The checksum covers what follows `__metadata__`.
@@ -26,9 +26,11 @@ import numpy as np
 import numpy.typing as npt
 
 try:
-    import ml_dtypes
-except ImportError:
-    ml_dtypes = None
+    from ml_dtypes import bfloat16
+
+    _BFLOAT16: np.dtype[Any] = np.dtype(bfloat16)
+except ImportError:  # numpy has no bfloat16 of its own: its bit patterns are read
+    _BFLOAT16 = np.dtype("<u2")
 
 Array: TypeAlias = npt.NDArray[Any]
 Tensors: TypeAlias = Mapping[str, Array] | Sequence[tuple[str, Array]]
@@ -48,8 +50,7 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
     "F32": np.dtype("<f4"),
     "F64": np.dtype("<f8"),
-    # numpy has no bfloat16 of its own; without ml_dtypes the bit patterns are read.
-    "BF16": np.dtype("<u2") if ml_dtypes is None else np.dtype(ml_dtypes.bfloat16),
+    "BF16": _BFLOAT16,
 }
 _DTYPE_NAMES = {dtype.name: name for name, dtype in _DTYPES.items()} | {"uint16": "U16"}
 
@@ -206,7 +207,7 @@ def _data(arrays: list[tuple[str, Array]]) -> Iterator[bytes | memoryview]:
     for _, array in arrays:
         if gap := _padding(end):
             yield bytes(gap)
-        yield memoryview(array.reshape(-1).view(np.uint8))
+        yield array.reshape(-1).view(np.uint8).data
         end += gap + array.nbytes
 
 

@@ -10,15 +10,15 @@
 // passed by value between functions compiled for the wider one.
 //
 // How equal bits are kept:
-//  - A multiplication followed by an addition is written multiply_add and nowhere else. Whether the compiler fuses it is
-//    decided by the target alone. g++ fuses only within a basic block, so the scalar code has no branches either.
-//  - opaque() ends every such step. It keeps the optimiser from fusing an addition with a second candidate, a product of
-//    the caller included, and from reassociating under -ffast-math, which would cancel the rounding constant.
-//  - clang tags each instruction with its floating-point permissions; SOFIE_STRICT_FLOAT withdraws them in its function.
-//    g++ keeps them per function and drops them on inlining, so that there neither a pragma nor
-//    __attribute__((optimize)) can replace opaque().
-//  - Under -ffast-math g++ turns vector divisions and square roots on x86 into estimates, unless the built-in function of
-//    the instruction asks for it by name.
+//  - A multiplication followed by an addition is written multiply_add and nowhere else. Whether the compiler fuses it
+//    is decided by the target alone. g++ fuses only within a basic block, so the scalar code has no branches either.
+//  - opaque() ends every such step. It keeps the optimiser from fusing an addition with a second candidate, a product
+//    of the caller included, and from reassociating under -ffast-math, which would cancel the rounding constant.
+//  - clang tags each instruction with its floating-point permissions; SOFIE_STRICT_FLOAT withdraws them in its
+//    function. g++ keeps them per function and drops them on inlining, so that neither a pragma nor
+//    __attribute__((optimize)) can replace opaque() there.
+//  - Under -ffast-math g++ turns vector divisions and square roots on x86 into estimates, unless the built-in function
+//    of the instruction asks for it by name.
 // Under -ffast-math the compiler may still lose NaNs, and the start-up code it links flushes denormals to zero.
 
 #define SOFIE_MATH SOFIE_TARGET inline __attribute__((always_inline))
@@ -147,8 +147,8 @@ SOFIE_MATH float square_root(float x)
 #endif
 }
 
-// The vectors name the instruction: division for the reason above, the root because without -fno-math-errno the compilers
-// must not vectorise __builtin_sqrtf. clang has no built-in function for division and needs none.
+// The vectors name the instruction: division against g++'s estimates, the root because without -fno-math-errno the
+// compilers must not vectorise __builtin_sqrtf. clang has no built-in function for division and needs none.
 #if SOFIE_LANES >= 4
 SOFIE_MATH v4f32 quotient(v4f32 a, v4f32 b)
 {
@@ -295,8 +295,8 @@ template <class V> SOFIE_MATH V log(V x)
    typedef typename Integers<V>::Unsigned Unsigned;
    const auto pattern = signed_bits(x);
 
-   // A denormal is its own bit pattern times 2^-149. Or-ing in the exponent of 2^23 makes a float of that integer without
-   // arithmetic on the denormal, which may be flushed to zero.
+   // A denormal is its own bit pattern times 2^-149. Or-ing in the exponent of 2^23 makes a float of that integer
+   // without arithmetic on the denormal, which may be flushed to zero.
    const V scaled = opaque(reinterpret<V>(bits(x) | 0x4b000000u) - 8388608.0f);
    const auto denormal = pattern < 0x00800000;
    const Unsigned normal = bits(select(denormal, scaled, x));
@@ -345,8 +345,8 @@ template <class V> SOFIE_MATH V sigmoid(V x)
    return quotient(select(x < splat<V>(0.0f), e, splat<V>(1.0f)), opaque(e + 1.0f));
 }
 
-// erf x. Below 0.92, x + x p(x^2) with a degree-5 minimax fit (relative error 1.7e-8); above, 1 - e^q(|x|), where q fits
-// log(erfc) and, at degree 7, errs by 7.4e-10 in the result; 1 from 3.92 on.
+// erf x. Below 0.92, x + x p(x^2) with a degree-5 minimax fit, whose relative error is 1.7e-8. Above, 1 - e^q(|x|) with
+// a degree-7 fit to log(erfc), whose error in the result is 7.4e-10; from 3.92 on that is 1.
 template <class V> SOFIE_MATH V erf(V x)
 {
    SOFIE_STRICT_FLOAT

@@ -20,7 +20,7 @@ from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
 
 from sofie.dialects.sofie import FusedOp, WeightOp, YieldOp
-from sofie.naming import Namer
+from sofie.naming import EMITTED, Namer
 from sofie.passes.bufferize import strides_and_offset
 from sofie.rewrite import defining, node_names
 
@@ -34,7 +34,7 @@ class OutlineKernels(ModulePass):
     share: bool = True
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        namer = Namer(frozenset({"infer"}))
+        namer = Namer(EMITTED)
         known: dict[tuple[Attribute, ...], list[func.FuncOp]] = {}
         for group in [o for o in op.walk() if isinstance(o, FusedOp)]:
             kernel, operands = _outline(group)

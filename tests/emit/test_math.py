@@ -1,7 +1,7 @@
-"""The elementary functions of math.hxx against libm in double, on every vector width and under the usual compiler flags.
+"""The elementary functions of math.hxx against libm in double, on every vector width and under the usual flags.
 
-The kernels are compiled on their own, once per set of flags, and linked with a reference that is always compiled with -O2:
-what -Ofast does to the reference or to the floating-point mode at start-up is thus not measured.
+The kernels are compiled on their own, once per set of flags, and linked with a reference that is always compiled with
+-O2: what -Ofast does to the reference or to the floating-point mode at start-up is thus not measured.
 """
 
 import re
@@ -20,10 +20,13 @@ SCALAR, SSE2, AVX2 = (1, ""), (4, ""), (8, "avx2,fma")
 WIDTHS = [SSE2, AVX2, (16, AVX512)]
 
 # In units of the last place of the result: just above the worst of every fifth of all floats.
-BOUNDS = {"exp": 1.0, "log": 0.9, "tanh": 2.45, "sigmoid": 2.4, "erf": 1.15, "sqrt": 0.5}
+BOUNDS = {"exp": 1.0, "log": 0.95, "tanh": 2.45, "sigmoid": 2.4, "erf": 1.2, "sqrt": 0.5}
 
 KERNELS = """
 namespace model {
+#if SOFIE_LANES < 4
+typedef char v4f32; // the name is free
+#endif
 #include MATH
 }
 namespace another_model_in_the_same_program {
@@ -225,8 +228,8 @@ int main(int, char **arguments)
                             std::fabs(got - want) <= 3e-16 * std::fabs(want);
          unlike_libm += !alike;
       }
-      std::printf("%s: widths %d, differing %ld, ulp %.4f at %a, double %ld\n", functions[f].name, widths, differing, worst,
-                  static_cast<double>(at), unlike_libm);
+      std::printf("%s: widths %d, differing %ld, ulp %.4f at %a, double %ld\n", functions[f].name, widths, differing,
+                  worst, static_cast<double>(at), unlike_libm);
    }
 }
 """
@@ -284,24 +287,29 @@ def run_kernels(
     return {n: (int(w), int(d), float(u), at, int(wrong)) for n, w, d, u, at, wrong in found}
 
 
+def assert_accurate(results: dict[str, tuple[int, int, float, str, int]]) -> None:
+    """The scalar results are within their bounds, and those of every other width are the same."""
+    for function, (_, differing, ulp, at, _) in results.items():
+        assert ulp <= BOUNDS[function], f"{function}({at}) is off by {ulp} ULP"
+        assert differing == 0, f"{function}({at}), among {differing} others, depends on the width"
+
+
 @needs_compiler
 @pytest.mark.parametrize("flags", ["-O2", "-Ofast"])
 @pytest.mark.parametrize("width", [SSE2, AVX2], ids=["sse2", "avx2"])
 def test_results_stay_within_their_bounds(tmp_path: Path, reference: Path, width: tuple[int, str], flags: str) -> None:
     """A wrong coefficient, special value or denormal; under -Ofast, a rounding or range reduction optimised away."""
-    for function, (_, _, ulp, at, _) in run_kernels(
-        tmp_path, reference, COMPILERS[0], [flags], width, measure=True
-    ).items():
-        assert ulp <= BOUNDS[function], f"{function}({at}) is off by {ulp} ULP"
+    assert_accurate(run_kernels(tmp_path, reference, COMPILERS[0], [flags], width, measure=True))
 
 
 @needs_compiler
 @each_compiler
-def test_clang_and_gcc_both_stay_within_the_bounds_under_fast_math(tmp_path: Path, reference: Path, compiler: str) -> None:
-    """A compiler's own fast-math estimate of a division or a root gets through."""
-    results = run_kernels(tmp_path, reference, compiler, ["-Ofast"], AVX2, step=65521, measure=True)
-    for function, (_, _, ulp, at, _) in results.items():
-        assert ulp <= BOUNDS[function], f"{function}({at}) is off by {ulp} ULP"
+@pytest.mark.parametrize("width", [SSE2, AVX2], ids=["sse2", "avx2"])
+def test_no_compiler_estimates_a_division_or_a_root(
+    tmp_path: Path, reference: Path, compiler: str, width: tuple[int, str]
+) -> None:
+    """Fast-math trades the last bits of a quotient or a square root for speed."""
+    assert_accurate(run_kernels(tmp_path, reference, compiler, ["-Ofast"], width, step=65521, measure=True))
 
 
 @needs_compiler
@@ -326,9 +334,8 @@ def test_the_tail_of_a_loop_gives_the_same_bits_as_its_body(
 def test_a_target_without_vectors_is_served(tmp_path: Path, reference: Path, compiler: str) -> None:
     """The scalar functions use a vector type, or are less accurate than where they share the file with vectors."""
     results = run_kernels(tmp_path, reference, compiler, ["-O2"], SCALAR, step=65521, measure=True)
-    for function, (widths, _, ulp, at, _) in results.items():
-        assert widths == 1
-        assert ulp <= BOUNDS[function], f"{function}({at}) is off by {ulp} ULP"
+    assert_accurate(results)
+    assert {widths for widths, *_ in results.values()} == {1}
 
 
 @needs_compiler

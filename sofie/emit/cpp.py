@@ -1,0 +1,387 @@
+"""Writes a level 4 module as a C++17 header and its weight file.
+
+`Program` collects what the text needs to know: the caller's tensors, the weights and where each lies in the file, the
+arena, and the kernels' text. `header` puts it between the class users see, `core` is the part without STL headers that
+the just-in-time compiler builds in a fraction of the time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import resources
+from typing import cast
+
+import numpy as np
+from xdsl.dialects import arith, func, memref
+from xdsl.dialects.builtin import DictionaryAttr, IntegerAttr, MemRefType, ModuleOp, StringAttr
+from xdsl.ir import Operation, SSAValue
+
+from sofie import weight_file
+from sofie.dialects.sofie import WeightOp
+from sofie.dialects.types import shape_of
+from sofie.emit.printer import KernelPrinter, is_stored, scalar_type
+from sofie.errors import SofieError
+from sofie.naming import Namer, identifier
+from sofie.rewrite import blame, node_names
+from sofie.target import Cpu
+from sofie.weights import Array
+
+_FILE_INCLUDES = (
+    "#if defined(__unix__) || defined(__APPLE__)",
+    *(f"#include <{name}>" for name in ("fcntl.h", "sys/mman.h", "sys/stat.h", "unistd.h")),
+    "#else",
+    "#include <cstdio>",
+    "#endif",
+)
+
+_MATH = ("exp", "log", "sqrt", "tanh", "erf")
+
+
+@dataclass(frozen=True)
+class Port:
+    """An input or output as the caller sees it: ONNX name, C++ parameter, numpy dtype, shape."""
+
+    name: str
+    parameter: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def elements(self) -> int:
+        """The number of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def cpp(self) -> str:
+        """The C++ element type of the caller's pointer; bool is a byte."""
+        return {"float32": "float", "float64": "double", "bool": "std::uint8_t"}.get(self.dtype, f"std::{self.dtype}_t")
+
+
+@dataclass
+class Program:
+    """Everything about a lowered model that its text is made of."""
+
+    module: ModuleOp
+    name: str
+    cpu: Cpu
+    inputs: list[Port] = field(init=False)
+    outputs: list[Port] = field(init=False)
+    arena_bytes: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.name = identifier(self.name, "model")
+        names = Namer(frozenset({"weights", "arena", "Session", "Weights", "infer", "detail"}))
+        ports: dict[bool, list[Port]] = {False: [], True: []}
+        self.arena_bytes = 0
+        function = self.infer
+        attributes = function.arg_attrs.data if function.arg_attrs is not None else ()
+        for argument, attrs in zip(function.body.block.args, attributes, strict=True):
+            if "sofie.arena" in attrs.data:
+                self.arena_bytes = shape_of(argument)[0]
+                continue
+            name = _text(attrs, "sofie.name") or argument.name_hint or "x"
+            output = "sofie.output" in attrs.data
+            parameter = names(name, "output" if output else "input")
+            ports[output].append(Port(name, parameter, _text(attrs, "sofie.dtype") or "float32", shape_of(argument)))
+        self.inputs, self.outputs = ports[False], ports[True]
+
+    @property
+    def infer(self) -> func.FuncOp:
+        """The function the caller calls."""
+        for op in self.module.body.block.ops:
+            if isinstance(op, func.FuncOp) and op.sym_name.data == "infer":
+                return op
+        raise SofieError("the module has no function @infer")
+
+    @cached_property
+    def weights(self) -> list[tuple[str, Array]]:
+        """The weights by unique name, in the order of their first use; equal contents once."""
+        return [(name, array) for name, (_, array) in self._places.items()]
+
+    @cached_property
+    def _places(self) -> dict[str, tuple[str, Array]]:
+        found: dict[str, tuple[str, Array]] = {}
+        seen: dict[str, str] = {}
+        for op in self.infer.body.block.ops:
+            if isinstance(op, WeightOp) and op.blob.digest not in seen:
+                base = op.weight_name.data or "weight"
+                name, k = base, 1
+                while name in found:
+                    name, k = f"{base}.{k}", k + 1
+                found[name] = (op.blob.digest, op.blob.value)
+                seen[op.blob.digest] = name
+        return found
+
+    @cached_property
+    def layout(self) -> str:
+        """The digest of all that a weight file must agree with: names, shapes, types, and the code that reads them."""
+        listing = [[n, str(a.dtype), list(a.shape)] for n, a in self.weights]
+        text = json.dumps(listing) + "\n".join(self.kernels)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @cached_property
+    def offsets(self) -> dict[str, int]:
+        """Byte offset of each weight in the file, by digest."""
+        planned = weight_file.plan(self.weights, "0" * 64)
+        return {digest: planned.offsets[name] for name, (digest, _) in self._places.items()}
+
+    def weight_bytes(self) -> bytes:
+        """The contents of the `.dat`."""
+        return weight_file.encode(self.weights, self.layout)
+
+    @cached_property
+    def kernels(self) -> list[str]:
+        """The text of every kernel, each under a comment that names its ONNX nodes."""
+        texts = []
+        for op in self.module.body.block.ops:
+            if isinstance(op, func.FuncOp) and op is not self.infer:
+                nodes = node_names(op.location)
+                comment = [f"// {_comment(', '.join(nodes))}"] if nodes else []
+                texts.append("\n".join([*comment, *KernelPrinter().kernel(op, "SOFIE_TARGET inline ")]))
+        return texts
+
+    @property
+    def kernel_calls(self) -> int:
+        """How many kernels one inference runs; 0 means that the result was known when compiling."""
+        return sum(isinstance(op, func.CallOp) for op in self.infer.body.block.ops)
+
+    def entry(self) -> str:
+        """The function that runs the kernels one after the other on weights, arena, inputs and outputs."""
+        printer = KernelPrinter()
+        parameters = ["const unsigned char *weights", "unsigned char *arena"]
+        ports = iter([*self.inputs, *self.outputs])
+        unused = {"weights", "arena"}
+        for argument in self.infer.body.block.args:
+            if isinstance(argument.type, MemRefType) and shape_of(argument) == (self.arena_bytes,) and argument.name_hint == "arena":
+                printer.pointers[argument] = ("arena", 0)
+                continue
+            port = next(ports)
+            output = port in self.outputs
+            name = printer.names(port.parameter)
+            kind = scalar_type(argument.type.get_element_type())  # type: ignore[attr-defined]
+            parameters.append(f"{'' if output else 'const '}{kind} *{name}")
+            printer.pointers[argument] = (name, 0)
+            unused.add(name)
+        for op in self.infer.body.block.ops:
+            self._entry_op(printer, op)
+        body = "\n".join(printer.lines)
+        words = set(body.replace("(", " ").replace(")", " ").replace(",", " ").replace(";", " ").split())
+        silenced = "".join(f"   static_cast<void>({n});\n" for n in sorted(unused - words))
+        joined = ",\n    ".join(parameters)
+        return f"namespace detail {{\ninline void infer(\n    {joined}) noexcept\n{{\n{silenced}{body}\n}}\n}} // namespace detail"
+
+    def _entry_op(self, printer: KernelPrinter, op: Operation) -> None:
+        if isinstance(op, WeightOp):
+            if op.result.uses:
+                self._point(printer, op.result, "const ", "weights", self.offsets[op.blob.digest])
+        elif isinstance(op, memref.ViewOp):
+            shift = op.byte_shift.owner
+            assert isinstance(shift, arith.ConstantOp) and isinstance(shift.value, IntegerAttr)
+            if op.result.uses:
+                self._point(printer, op.result, "", "arena", shift.value.value.data)
+        elif isinstance(op, func.CallOp):
+            arguments = ", ".join(printer.pointer(v) for v in op.arguments)
+            printer.line(f"kernels::{op.callee.root_reference.data}({arguments});")
+        elif isinstance(op, memref.AllocOp):
+            raise SofieError(f"{blame(op)}: a buffer has no place; run plan-memory")
+        elif not isinstance(op, arith.ConstantOp):
+            printer.statement(op)
+
+    def _point(self, printer: KernelPrinter, value: SSAValue, const: str, base: str, offset: int) -> None:
+        name = printer.names(value.name_hint or ("weight" if const else "buffer"))
+        kind = scalar_type(value.type.get_element_type())  # type: ignore[attr-defined]
+        printer.line(f"{const}{kind} *const {name} = detail::at<{const}{kind}>({base}, {offset});")
+        printer.pointers[value] = (name, 0)
+
+    # -- text ----------------------------------------------------------------------------------------------------
+
+    def core(self) -> str:
+        """Prelude, kernels and entry: all that runs, without STL headers and without a namespace."""
+        kernels = "\n\n".join(self.kernels)
+        needs_math = any(f"{name}(" in kernels for name in _MATH)
+        parts = [_source("prelude.hxx").rstrip()]
+        parts += [_vectors(self.cpu, kernels)] if self.cpu.lanes > 1 else []
+        parts += [_source("math.hxx").rstrip()] if needs_math else []
+        parts += [f"namespace kernels {{\n\n{kernels}\n\n}} // namespace kernels"] if kernels else []
+        parts.append(self.entry())
+        return "\n\n".join(p for p in parts if p)
+
+    def header(self, embed: bool = False) -> str:
+        """The header: tables, weights, kernels and the class `Session`, in a namespace of its own."""
+        guard = f"SOFIE_{self.name}_HXX"
+        includes = ["cstddef", "cstdint", "cstring", "memory", "new", "stdexcept", "string", "tuple", "vector"]
+        data = self.weight_bytes()
+        lines = [
+            f"// {_comment(self.name)}: {len(self.inputs)} input(s), {len(self.outputs)} output(s), "
+            f"{sum(a.size for _, a in self.weights):,} weights, {self.arena_bytes:,} bytes of scratch. Written by SOFIE.",
+            "",
+            f"#ifndef {guard}",
+            f"#define {guard}",
+            "",
+            *(f"#include <{name}>" for name in includes),
+            *_FILE_INCLUDES,
+            "",
+            f"#define SOFIE_TARGET {self.cpu.attribute}",
+            f"#define SOFIE_LANES {self.cpu.lanes}",
+            "",
+            f"namespace SOFIE_{self.name} {{",
+            "",
+            self._tables(),
+            "",
+            self._weights_class(data, embed),
+            "",
+            self.core(),
+            "",
+            self._session(embed),
+            "",
+            f"}} // namespace SOFIE_{self.name}",
+            "",
+            f"namespace TMVA_SOFIE_{self.name} = SOFIE_{self.name};",
+            "",
+            "#undef SOFIE_TARGET",
+            "#undef SOFIE_LANES",
+            "#undef SOFIE_INLINE",
+            "#undef SOFIE_MATH",
+            "",
+            f"#endif // {guard}",
+            "",
+        ]
+        return "\n".join(lines)
+
+    def _tables(self) -> str:
+        rows = ["// The tensors of the model, in its own order.", "struct Tensor {", "   const char *name;"]
+        rows += ["   const char *type;", "   std::size_t rank;", "   std::size_t shape[8];", "};", ""]
+        for what, ports in (("inputs", self.inputs), ("outputs", self.outputs)):
+            rows.append(f"inline constexpr std::size_t number_of_{what} = {len(ports)};")
+            rows.append(f"inline constexpr Tensor {what}[] = {{")
+            for port in ports:
+                shape = ", ".join(map(str, port.shape))
+                rows.append(f"   {{{_string(port.name)}, {_string(port.dtype)}, {len(port.shape)}, {{{shape}}}}},")
+            if not ports:
+                rows.append('   {"", "", 0, {}},')
+            rows.append("};")
+        return "\n".join(rows)
+
+    def _weights_class(self, data: bytes, embed: bool) -> str:
+        header_bytes = 8 + int.from_bytes(data[:8], "little")
+        lines = [
+            "namespace detail {",
+            f"inline constexpr char model_name[] = {_string(self.name)};",
+            f"inline constexpr std::size_t weight_file_bytes = {len(data)};",
+            f"inline constexpr std::size_t weight_header_bytes = {header_bytes};",
+            f'inline constexpr char weight_layout[] = "{self.layout}";',
+        ]
+        if embed:
+            array = np.frombuffer(data, np.uint8)
+            text = ",".join(map(str, array.tolist()))
+            lines.append(f"alignas(64) inline constexpr unsigned char embedded_weights[] = {{{text}}};")
+        lines.append("} // namespace detail")
+        lines += ["", *(["#define SOFIE_EMBEDDED_WEIGHTS"] if embed else []), _source("weights.hxx").rstrip()]
+        return "\n".join([*lines, *(["#undef SOFIE_EMBEDDED_WEIGHTS"] if embed else [])])
+
+    def _session(self, embed: bool) -> str:
+        takes = [f"const {p.cpp} *{p.parameter}" for p in self.inputs]
+        gives = [f"{p.cpp} *{p.parameter}" for p in self.outputs]
+        vectors = [f"std::vector<{p.cpp}>" for p in self.outputs]
+        result = vectors[0] if len(vectors) == 1 else f"std::tuple<{', '.join(vectors)}>"
+        arguments = ["weights_.data()", "arena_.get()"]
+        arguments += [_pass(p, const=True) for p in self.inputs] + [_pass(p, const=False) for p in self.outputs]
+        makes = [f"      std::vector<{p.cpp}> {p.parameter}({p.elements});" for p in self.outputs]
+        call = ", ".join([p.parameter for p in self.inputs] + [f"{p.parameter}.data()" for p in self.outputs])
+        names = [p.parameter for p in self.outputs]
+        back = names[0] if len(names) == 1 else f"{{{', '.join(f'std::move({n})' for n in names)}}}"
+        default = "   Session() : Session(Weights()) {}\n" if embed else ""
+        default_file = "" if embed else f' = {_string(self.name + ".dat")}'
+        return f"""// One thread's scratch memory; the weights are shared. Inference allocates nothing but the vectors it returns.
+class Session {{
+public:
+{default}   explicit Session(const std::string &file{default_file}) : Session(Weights(file)) {{}}
+   explicit Session(const Weights &weights)
+      : weights_(weights), arena_(static_cast<unsigned char *>(::operator new(arena_bytes, std::align_val_t{{64}})))
+   {{
+   }}
+
+   // Inputs first, outputs last; the pointers may not overlap.
+   void infer({', '.join(takes + gives)}) noexcept
+   {{
+      detail::infer({', '.join(arguments)});
+   }}
+
+   {result} infer({', '.join(takes)})
+   {{
+{chr(10).join(makes)}
+      infer({call});
+      return {back};
+   }}
+
+private:
+   static constexpr std::size_t arena_bytes = {max(self.arena_bytes, 64)};
+
+   struct Free {{
+      void operator()(unsigned char *memory) const noexcept {{ ::operator delete(memory, std::align_val_t{{64}}); }}
+   }};
+
+   Weights weights_;
+   std::unique_ptr<unsigned char, Free> arena_;
+}};"""
+
+
+def _pass(port: Port, const: bool) -> str:
+    """The caller's pointer as the kernels want it: signless integers and bool bytes are signed inside."""
+    inner = {"bool": "std::int8_t"}.get(port.dtype, f"std::{port.dtype.removeprefix('u')}_t")
+    if not (port.dtype.startswith("uint") or port.dtype == "bool"):
+        return port.parameter
+    return f"reinterpret_cast<{'const ' if const else ''}{inner} *>({port.parameter})"
+
+
+def _vectors(cpu: Cpu, kernels: str) -> str:
+    """Loads and stores of the vector types that the kernels name; float types themselves are those of math.hxx."""
+    lines = []
+    for bits, element, letter in ((32, "float", "f"), (64, "double", "f"), (32, "std::int32_t", "i"), (64, "std::int64_t", "i")):
+        for lanes in (2, 4, 8, 16):
+            name = f"v{lanes}{letter}{bits}"
+            if name not in kernels:
+                continue
+            lines.append(_VECTOR.format(name=name, element=element, bytes=lanes * bits // 8, lanes=lanes, align=bits // 8))
+    return "\n".join(lines)
+
+
+_VECTOR = """typedef {element} {name} __attribute__((vector_size({bytes})));
+
+namespace detail {{
+struct unaligned_{name} {{
+   typedef {element} type __attribute__((vector_size({bytes}), aligned({align}), may_alias));
+}};
+
+SOFIE_INLINE {name} load_{name}(const {element} *from) {{ return *reinterpret_cast<const unaligned_{name}::type *>(from); }}
+
+SOFIE_INLINE void store({element} *to, {name} value) {{ *reinterpret_cast<unaligned_{name}::type *>(to) = value; }}
+}} // namespace detail
+"""
+
+
+def _source(name: str) -> str:
+    return resources.files("sofie.emit").joinpath(name).read_text()
+
+
+def _text(attrs: DictionaryAttr, key: str) -> str | None:
+    value = attrs.data.get(key)
+    return value.data if isinstance(value, StringAttr) else None
+
+
+def _comment(text: str) -> str:
+    """Text that can stand in a `//` comment: printable ASCII, no line ends, no trailing backslash."""
+    safe = text.encode("ascii", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else " " for c in safe).rstrip("\\").replace("??/", "?? /")[:200]
+
+
+def _string(text: str) -> str:
+    """A C++ string literal of any text, as UTF-8 in octal escapes where it is not plain."""
+    plain = "".join(
+        chr(b) if 32 <= b < 127 and chr(b) not in '"\\?' else f"\\{b:03o}" for b in cast(bytes, text.encode("utf-8", "surrogatepass"))
+    )
+    return f'"{plain}"'

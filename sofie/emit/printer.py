@@ -1,0 +1,584 @@
+"""Prints one level 4 function as C++: one statement an op that stores, one expression for what leads to it.
+
+The printer decides nothing. Loops, vectors and their order are those of the IR; what it adds is spelling: index
+arithmetic in the brackets of an access, single-use values inside the expression that uses them, a carried value as a
+variable. What differs between C++ and CUDA is in `Spelling`.
+"""
+
+from __future__ import annotations
+
+import math as pymath
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from xdsl.dialects import arith, func, math, memref, scf, vector
+from xdsl.dialects.builtin import (
+    DenseIntOrFPElementsAttr,
+    Float32Type,
+    Float64Type,
+    FloatAttr,
+    IndexType,
+    IntegerAttr,
+    IntegerType,
+    MemRefType,
+    VectorType,
+)
+from xdsl.ir import Attribute, Block, BlockArgument, Operation, SSAValue
+
+from sofie.dialects.types import shape_of
+from sofie.errors import SofieError
+from sofie.naming import EMITTED, Namer
+from sofie.passes.bufferize import strides_and_offset
+from sofie.rewrite import blame
+
+WIDTH = 110
+"""Columns after which an expression is cut into named parts."""
+
+_BINARY: dict[type[Operation], tuple[str, int]] = {
+    arith.AddfOp: ("+", 12),
+    arith.SubfOp: ("-", 12),
+    arith.MulfOp: ("*", 13),
+    arith.DivfOp: ("/", 13),
+    arith.AndIOp: ("&", 8),
+    arith.OrIOp: ("|", 6),
+    arith.XOrIOp: ("^", 7),
+}
+_WRAPPING = {arith.AddiOp: ("wrapping_add", "+"), arith.SubiOp: ("wrapping_sub", "-"), arith.MuliOp: ("wrapping_mul", "*")}
+_CALLS: dict[type[Operation], str] = {
+    math.ExpOp: "exp",
+    math.LogOp: "log",
+    math.SqrtOp: "sqrt",
+    math.TanhOp: "tanh",
+    math.ErfOp: "erf",
+    arith.MaximumfOp: "detail::maximum",
+    arith.MinimumfOp: "detail::minimum",
+    arith.MaxSIOp: "detail::maximum",
+    arith.MinSIOp: "detail::minimum",
+}
+_UNSIGNED_CALLS: dict[type[Operation], str] = {arith.MaxUIOp: "detail::maximum", arith.MinUIOp: "detail::minimum"}
+_COMPARE_F = ["false", "==", ">", ">=", "<", "<=", "ord", "ueq", "ugt", "uge", "ult", "ule", "!=", "uno", "true"]
+_COMPARE_I = ["==", "!=", "<", "<=", ">", ">=", "<", "<=", ">", ">="]
+FIRST_UNSIGNED_PREDICATE = 6
+
+ATOM, UNARY, TERNARY = 20, 14, 1
+
+
+def scalar_type(kind: Attribute, unsigned: bool = False) -> str:
+    """The C++ spelling of a scalar type."""
+    if isinstance(kind, IndexType):
+        return "index"
+    if isinstance(kind, Float32Type):
+        return "float"
+    if isinstance(kind, Float64Type):
+        return "double"
+    if isinstance(kind, IntegerType):
+        width = kind.width.data
+        return "bool" if width == 1 else f"std::{'u' if unsigned else ''}int{width}_t"
+    raise SofieError(f"values of type {kind} cannot be printed as C++")
+
+
+def type_name(kind: Attribute) -> str:
+    """The C++ spelling of a scalar or vector type."""
+    if isinstance(kind, VectorType):
+        element = kind.get_element_type()
+        letter = "f" if isinstance(element, Float32Type | Float64Type) else "i"
+        bits = {Float32Type: 32, Float64Type: 64}.get(type(element)) or getattr(element, "width", None)
+        bits = bits if isinstance(bits, int) else bits.data if bits is not None else 32
+        return f"v{kind.get_shape()[0]}{letter}{bits}"
+    return scalar_type(kind)
+
+
+def literal(value: float | int | bool, kind: Attribute) -> str:
+    """A literal that reads back as exactly `value`."""
+    if isinstance(kind, Float32Type | Float64Type):
+        single = isinstance(kind, Float32Type)
+        suffix = "f" if single else ""
+        if pymath.isnan(value):
+            return f'__builtin_nan{suffix}("")'
+        if pymath.isinf(value):
+            return f"{'-' if value < 0 else ''}__builtin_inf{suffix}()"
+        text = repr(float(np.float32(value))) if not single else np.format_float_scientific(np.float32(value), trim="0")
+        if single:
+            short = np.format_float_positional(np.float32(value), trim="0", unique=True)
+            text = short if len(short) <= 12 else text
+        return text + suffix if single else repr(float(value))
+    if isinstance(kind, IntegerType) and kind.width.data == 1:
+        return "true" if value else "false"
+    if isinstance(kind, IntegerType) and kind.width.data == 64:
+        return "(-9223372036854775807 - 1)" if value == -(1 << 63) else str(value)
+    return str(value)
+
+
+@dataclass
+class Expression:
+    """Text and how tightly its outermost operator binds."""
+
+    text: str
+    level: int
+    reads: bool = False
+    """Whether evaluating it reads memory."""
+
+    def inside(self, level: int) -> str:
+        """The text as an operand of an operator that binds at `level`."""
+        return self.text if self.level >= level else f"({self.text})"
+
+
+@dataclass
+class KernelPrinter:
+    """Prints the body of one function; `callee` maps a called kernel's symbol to its C++ name."""
+
+    lines: list[str] = field(default_factory=list)
+    names: Namer = field(default_factory=lambda: Namer(EMITTED | {"weights", "arena"}))
+    spelled: dict[SSAValue, Expression] = field(default_factory=dict)
+    pointers: dict[SSAValue, tuple[str, int]] = field(default_factory=dict)
+    depth: int = 1
+
+    # -- statements ----------------------------------------------------------------------------------------------
+
+    def line(self, text: str) -> None:
+        """One line at the current depth."""
+        self.lines.append("   " * self.depth + text)
+
+    def kernel(self, function: func.FuncOp, attributes: str) -> list[str]:
+        """The whole function."""
+        parameters = []
+        for argument in function.body.block.args:
+            name = self.names(argument.name_hint or ("x" if not is_stored(argument) else "y"))
+            kind = argument.type
+            assert isinstance(kind, MemRefType), kind
+            element = scalar_type(kind.get_element_type())
+            qualifier = "" if is_stored(argument) else "const "
+            parameters.append(f"{qualifier}{element} *{'__restrict ' if is_stored(argument) else ''}{name}")
+            self.pointers[argument] = (name, 0)
+        head = f"{attributes}void {function.sym_name.data}("
+        joined = ", ".join(parameters)
+        if len(head) + len(joined) > WIDTH:
+            joined = (",\n" + " " * 4).join(parameters)
+            self.lines.append(f"{head}\n    {joined}) noexcept")
+        else:
+            self.lines.append(f"{head}{joined}) noexcept")
+        self.lines.append("{")
+        self.block(function.body.block)
+        self.lines.append("}")
+        return self.lines
+
+    def block(self, block: Block) -> None:
+        """The statements of a block."""
+        for op in block.ops:
+            self.statement(op)
+
+    def statement(self, op: Operation) -> None:
+        """The statement of an op, or nothing where its value waits for its user."""
+        rule = _STATEMENTS.get(type(op))
+        if rule is not None:
+            rule(self, op)
+        elif op.results:
+            self._value(op)
+        else:
+            raise SofieError(f"{blame(op)}: {op.name} cannot be printed as C++")
+
+    def _value(self, op: Operation) -> None:
+        """A pure op or a load: inside its one user if that can see it unchanged, else a named constant."""
+        result = op.results[0]
+        if not result.uses:
+            return
+        expression = self.expression(op)
+        expression.reads = _reads_memory(op) or any(v in self.spelled and self.spelled[v].reads for v in op.operands)
+        room = WIDTH - 3 * self.depth - 12
+        if _always_inline(op) or (_can_wait(op, expression.reads) and len(expression.text) < room):
+            self.spelled[result] = expression
+            return
+        name = self.names(result.name_hint or _default_name(op))
+        self.line(f"const {type_name(result.type)} {name} = {expression.text};")
+        self.spelled[result] = Expression(name, ATOM)
+
+    def _store(self, op: memref.StoreOp) -> None:
+        self.line(f"{self.access(op.memref, op.indices)} = {self.text(op.value)};")
+
+    def _vector_store(self, op: vector.StoreOp) -> None:
+        self.line(f"detail::store({self.address(op.base, op.indices)}, {self.vector_text(op.vector)});")
+
+    def _alloca(self, op: memref.AllocaOp) -> None:
+        name = self.names(op.memref.name_hint or "tile")
+        kind = op.memref.type
+        count = pymath.prod(kind.get_shape())
+        self.line(f"alignas(64) {scalar_type(kind.get_element_type())} {name}[{count}];")
+        self.pointers[op.memref] = (name, 0)
+
+    def _for(self, op: scf.ForOp) -> None:
+        block = op.body.block
+        variable, carried = block.args[0], block.args[1:]
+        for init, argument, result in zip(op.iter_args, carried, op.res, strict=True):
+            name = self._carried_name(init, argument)
+            self.spelled[argument] = self.spelled[result] = Expression(name, ATOM)
+        self._loop(variable, op.lb, op.ub, op.step)
+        self.block(block)
+        last = block.last_op
+        assert isinstance(last, scf.YieldOp)
+        self._assign(list(carried), list(last.arguments))
+        self._close()
+
+    def _carried_name(self, init: SSAValue, argument: BlockArgument) -> str:
+        """The variable of a carried value: the enclosing loop's own where this loop just continues it."""
+        known = self.spelled.get(init)
+        continues = isinstance(init, BlockArgument) and isinstance(init.block.parent_op(), scf.ForOp) and init.index > 0
+        if known is not None and continues and len(list(init.uses)) == 1:
+            return known.text
+        if known is not None and isinstance(init.owner, scf.ForOp) and len(list(init.uses)) == 1:
+            return known.text
+        name = self.names(argument.name_hint or "carried")
+        self.line(f"{type_name(argument.type)} {name} = {self.vector_text(init) if isinstance(argument.type, VectorType) else self.text(init)};")
+        return name
+
+    def _assign(self, targets: Sequence[SSAValue], values: Sequence[SSAValue]) -> None:
+        """The carried variables take their next values, all at once as far as anyone can see."""
+        pairs = [(t, v) for t, v in zip(targets, values, strict=True) if self.text(t) != self.text(v)]
+        independent = all(not (_reads(v) & ({t for t, _ in pairs} - {t})) for t, v in pairs)
+        if not independent:
+            fresh = []
+            for target, value in pairs:
+                name = self.names(f"next_{self.text(target)}")
+                self.line(f"const {type_name(target.type)} {name} = {self.text(value)};")
+                fresh.append(name)
+            for (target, _), name in zip(pairs, fresh, strict=True):
+                self.line(f"{self.text(target)} = {name};")
+            return
+        for target, value in pairs:
+            name = self.text(target)
+            owner = value.owner
+            if isinstance(owner, arith.AddfOp) and owner.lhs is target and value in self.spelled and self.spelled[value].level != ATOM:
+                self.line(f"{name} += {self.text(owner.rhs)};")
+            else:
+                self.line(f"{name} = {self.vector_text(value) if isinstance(target.type, VectorType) else self.text(value)};")
+
+    def _parallel(self, op: scf.ParallelOp) -> None:
+        for variable, low, high, step in zip(op.body.block.args, op.lowerBound, op.upperBound, op.step, strict=True):
+            self._loop(variable, low, high, step)
+        self.block(op.body.block)
+        for _ in op.body.block.args:
+            self._close()
+
+    def _loop(self, variable: SSAValue, low: SSAValue, high: SSAValue, step: SSAValue) -> None:
+        name = self.names(variable.name_hint or "i")
+        self.spelled[variable] = Expression(name, ATOM)
+        by = self.text(step)
+        advance = f"++{name}" if by == "1" else f"{name} += {by}"
+        self.line(f"for (index {name} = {self.text(low)}; {name} < {self.text(high)}; {advance}) {{")
+        self.depth += 1
+
+    def _close(self) -> None:
+        self.depth -= 1
+        self.line("}")
+
+    def _subview(self, op: memref.SubviewOp) -> None:
+        name, offset = self.pointers[op.source]
+        base, kind = op.source.type, op.result.type
+        assert isinstance(base, MemRefType) and isinstance(kind, MemRefType)
+        before, after = strides_and_offset(base)[1], strides_and_offset(kind)[1]
+        assert after is not None
+        self.pointers[op.result] = (name, offset + after - (before or 0))
+
+    def _same_memory(self, op: Operation) -> None:
+        self.pointers[op.results[0]] = self.pointers[op.operands[0]]
+
+    def _nothing(self, op: Operation) -> None:
+        """Terminators print nothing: their loop or function has said it."""
+
+    # -- expressions ---------------------------------------------------------------------------------------------
+
+    def text(self, value: SSAValue) -> str:
+        """The text of a value wherever any expression may stand."""
+        return self._spell(value).text
+
+    def vector_text(self, value: SSAValue) -> str:
+        """The text of a value where a vector must stand: a splat is spelled out."""
+        if isinstance(value.owner, vector.BroadcastOp):
+            return f"{type_name(value.type)}{{}} + {self._spell(value.owner.source).inside(13)}"
+        return self.text(value)
+
+    def _spell(self, value: SSAValue) -> Expression:
+        if value not in self.spelled:
+            owner = value.owner
+            if isinstance(owner, arith.ConstantOp):
+                return self._constant(owner)
+            assert isinstance(owner, Operation), value
+            raise SofieError(f"{blame(owner)}: {owner.name} is used before it is printed")
+        return self.spelled[value]
+
+    def _constant(self, op: arith.ConstantOp) -> Expression:
+        kind, value = op.result.type, op.value
+        if isinstance(value, DenseIntOrFPElementsAttr):
+            assert isinstance(kind, VectorType)
+            text = literal(next(iter(value.get_values())), kind.get_element_type())
+        else:
+            assert isinstance(value, IntegerAttr | FloatAttr)
+            text = literal(value.value.data, kind)
+        return Expression(text, UNARY if text.startswith("-") else ATOM)
+
+    def expression(self, op: Operation) -> Expression:
+        """The expression of a pure op or a load."""
+        if type(op) in _BINARY:
+            symbol, level = _BINARY[type(op)]
+            a, b = op.operands
+            left, right = self._side(a, b).inside(level), self._side(b, a).inside(level + 1)
+            return Expression(f"{left} {symbol} {right}", level)
+        if type(op) in _WRAPPING:
+            return self._integer(op)
+        if type(op) in _CALLS:
+            return self._call(_CALLS[type(op)], op)
+        if type(op) in _UNSIGNED_CALLS:
+            return self._unsigned(op, f"{_UNSIGNED_CALLS[type(op)]}({{}}, {{}})")
+        rule = _EXPRESSIONS.get(type(op))
+        if rule is None:
+            raise SofieError(f"{blame(op)}: {op.name} cannot be printed as C++")
+        return rule(self, op)
+
+    def _side(self, value: SSAValue, other: SSAValue) -> Expression:
+        """An operand of a binary operator: if both sides are splats, one of them must be spelled as a vector."""
+        both = isinstance(value.owner, vector.BroadcastOp) and (
+            isinstance(other.owner, vector.BroadcastOp) or _is_constant(other)
+        )
+        if isinstance(value.type, VectorType) and both:
+            return Expression(f"({self.vector_text(value)})", ATOM)
+        return self._spell(value)
+
+    def _call(self, name: str, op: Operation) -> Expression:
+        arguments = [self.vector_text(v) if isinstance(v.type, VectorType) else self.text(v) for v in op.operands]
+        return Expression(f"{name}({', '.join(arguments)})", ATOM)
+
+    def _integer(self, op: Operation) -> Expression:
+        name, symbol = _WRAPPING[type(op)]
+        a, b = op.operands
+        if isinstance(a.type, IndexType | VectorType):
+            level = 13 if symbol == "*" else 12
+            return Expression(f"{self._spell(a).inside(level)} {symbol} {self._spell(b).inside(level + 1)}", level)
+        kind = scalar_type(a.type)
+        return Expression(f"detail::{name}<{kind}>({self.text(a)}, {self.text(b)})", ATOM)
+
+    def _unsigned(self, op: Operation, form: str) -> Expression:
+        """A signless op that reads its operands as unsigned."""
+        kind = op.operands[0].type
+        wide, plain = scalar_type(kind, unsigned=True), scalar_type(kind)
+        inner = form.format(*(f"static_cast<{wide}>({self.text(v)})" for v in op.operands))
+        return Expression(f"static_cast<{plain}>({inner})", ATOM)
+
+    def _division(self, op: Operation) -> Expression:
+        symbol = {arith.DivSIOp: "/", arith.DivUIOp: "/", arith.RemSIOp: "%", arith.RemUIOp: "%"}[type(op)]
+        if isinstance(op, arith.DivUIOp | arith.RemUIOp) and not isinstance(op.results[0].type, IndexType):
+            return self._unsigned(op, f"{{}} {symbol} {{}}")
+        a, b = op.operands
+        text = f"{self._spell(a).inside(13)} {symbol} {self._spell(b).inside(14)}"
+        return self._narrow(text, op.results[0].type, 13)
+
+    def _narrow(self, text: str, kind: Attribute, level: int) -> Expression:
+        """C++ widens small integers in arithmetic; this brings the result back."""
+        if isinstance(kind, IntegerType) and kind.width.data < 32:
+            return Expression(f"static_cast<{scalar_type(kind)}>({text})", ATOM)
+        return Expression(text, level)
+
+    def _negate(self, op: arith.NegfOp) -> Expression:
+        return Expression(f"-{self._spell(op.operand).inside(UNARY + 1)}", UNARY)
+
+    def _compare_floats(self, op: arith.CmpfOp) -> Expression:
+        symbol = _COMPARE_F[op.predicate.value.data]
+        if not set(symbol) <= set("=!<>"):
+            raise SofieError(f"{blame(op)}: comparison {symbol} cannot be printed as C++")
+        left, right = self._side(op.lhs, op.rhs), self._side(op.rhs, op.lhs)
+        return Expression(f"{left.inside(11)} {symbol} {right.inside(11)}", 10)
+
+    def _compare_integers(self, op: arith.CmpiOp) -> Expression:
+        predicate = op.predicate.value.data
+        symbol = _COMPARE_I[predicate]
+        if predicate >= FIRST_UNSIGNED_PREDICATE and op.lhs.type != IntegerType(1):
+            wide = scalar_type(op.lhs.type, unsigned=True)
+            return Expression(f"static_cast<{wide}>({self.text(op.lhs)}) {symbol} static_cast<{wide}>({self.text(op.rhs)})", 10)
+        return Expression(f"{self._spell(op.lhs).inside(11)} {symbol} {self._spell(op.rhs).inside(11)}", 10)
+
+    def _select(self, op: arith.SelectOp) -> Expression:
+        yes, no = self._spell(op.lhs), self._spell(op.rhs)
+        if isinstance(op.lhs.type, VectorType) and all(isinstance(v.owner, vector.BroadcastOp) for v in (op.lhs, op.rhs)):
+            yes = Expression(f"({self.vector_text(op.lhs)})", ATOM)
+        return Expression(f"{self._spell(op.cond).inside(2)} ? {yes.inside(2)} : {no.inside(TERNARY)}", TERNARY)
+
+    def _cast(self, op: Operation) -> Expression:
+        source, target = op.operands[0], op.results[0].type
+        inner = self.text(source)
+        if isinstance(op, arith.ExtUIOp | arith.UIToFPOp) and source.type != IntegerType(1):
+            inner = f"static_cast<{scalar_type(source.type, unsigned=True)}>({inner})"
+        return Expression(f"static_cast<{scalar_type(target)}>({inner})", ATOM)
+
+    def _load(self, op: memref.LoadOp) -> Expression:
+        return Expression(self.access(op.memref, op.indices), ATOM)
+
+    def _vector_load(self, op: vector.LoadOp) -> Expression:
+        return Expression(f"detail::load_{type_name(op.result.type)}({self.address(op.base, op.indices)})", ATOM)
+
+    def _broadcast(self, op: vector.BroadcastOp) -> Expression:
+        return self._spell(op.source)
+
+    def _extract(self, op: vector.ExtractOp) -> Expression:
+        lane = op.static_position.get_values()[0]
+        return Expression(f"{self._spell(op.vector).inside(ATOM)}[{lane}]", ATOM)
+
+    # -- memory --------------------------------------------------------------------------------------------------
+
+    def access(self, base: SSAValue, indices: Sequence[SSAValue]) -> str:
+        """`name[index]`."""
+        name, offset = self._pointer(base)
+        return f"{name}[{self._linear(base, indices, offset)}]"
+
+    def address(self, base: SSAValue, indices: Sequence[SSAValue]) -> str:
+        """`name + index`."""
+        name, offset = self._pointer(base)
+        at = self._linear(base, indices, offset)
+        return name if at == "0" else f"{name} + {at}"
+
+    def pointer(self, base: SSAValue) -> str:
+        """The pointer to the first element of a memref, as an argument of a call."""
+        name, offset = self._pointer(base)
+        return name if offset == 0 else f"{name} + {offset}"
+
+    def _pointer(self, base: SSAValue) -> tuple[str, int]:
+        return self.pointers[base]
+
+    def _linear(self, base: SSAValue, indices: Sequence[SSAValue], offset: int) -> str:
+        kind = base.type
+        assert isinstance(kind, MemRefType)
+        strides, _ = strides_and_offset(kind)
+        terms: dict[str, int] = {}
+        constant = offset
+        for index_value, stride in zip(indices, strides, strict=True):
+            constant += self._collect(index_value, stride, terms)
+        together: dict[int, list[str]] = {}
+        for atom, factor in terms.items():
+            if factor:
+                together.setdefault(factor, []).append(atom)
+        parts = [self._term(atoms, factor) for factor, atoms in together.items()]
+        if constant or not parts:
+            parts.append(str(constant))
+        return " + ".join(parts).replace("+ -", "- ")
+
+    @staticmethod
+    def _term(atoms: list[str], factor: int) -> str:
+        total = " + ".join(atoms)
+        return total if factor == 1 else f"{total} * {factor}" if len(atoms) == 1 else f"({total}) * {factor}"
+
+    def _collect(self, value: SSAValue, factor: int, terms: dict[str, int]) -> int:
+        """Adds `value * factor` to a sum of products; returns its constant part."""
+        owner = value.owner
+        if isinstance(owner, arith.ConstantOp) and isinstance(owner.value, IntegerAttr):
+            return owner.value.value.data * factor
+        if isinstance(owner, arith.AddiOp):
+            return self._collect(owner.lhs, factor, terms) + self._collect(owner.rhs, factor, terms)
+        if isinstance(owner, arith.MuliOp):
+            for a, b in ((owner.lhs, owner.rhs), (owner.rhs, owner.lhs)):
+                if isinstance(b.owner, arith.ConstantOp) and isinstance(b.owner.value, IntegerAttr):
+                    return self._collect(a, factor * b.owner.value.value.data, terms)
+        atom = self._spell(value).inside(14)
+        terms[atom] = terms.get(atom, 0) + factor
+        return 0
+
+
+def is_stored(value: SSAValue) -> bool:
+    """Whether the function writes through this memref, a view of it included."""
+    for use in value.uses:
+        op = use.operation
+        if isinstance(op, memref.StoreOp | vector.StoreOp) and use.index == 1:
+            return True
+        if isinstance(op, memref.SubviewOp | memref.CastOp | memref.CollapseShapeOp | memref.ExpandShapeOp) and is_stored(op.results[0]):
+            return True
+    return False
+
+
+def _is_constant(value: SSAValue) -> bool:
+    return isinstance(value.owner, arith.ConstantOp)
+
+
+def _always_inline(op: Operation) -> bool:
+    """Values that cost nothing to repeat: constants and index arithmetic, which the compiler shares anyway."""
+    return isinstance(op, arith.ConstantOp | vector.BroadcastOp) or (
+        isinstance(op.results[0].type, IndexType) and isinstance(op, arith.AddiOp | arith.MuliOp | arith.SubiOp)
+    )
+
+
+def _can_wait(op: Operation, reads: bool) -> bool:
+    """Whether the value's only use stands in the same block and, if memory is read, before anything writes it."""
+    uses = list(op.results[0].uses)
+    if len(uses) != 1 or uses[0].operation.parent_block() is not op.parent_block():
+        return False
+    if not reads:
+        return True
+    current = op.next_op
+    while current is not None and current is not uses[0].operation:
+        if current.regions or isinstance(current, memref.StoreOp | vector.StoreOp | func.CallOp):
+            return False
+        current = current.next_op
+    return not uses[0].operation.regions
+
+
+def _reads_memory(op: Operation) -> bool:
+    return isinstance(op, memref.LoadOp | vector.LoadOp)
+
+
+def _reads(value: SSAValue) -> set[SSAValue]:
+    """The block arguments that the expression of `value` reads in its own block."""
+    if isinstance(value, BlockArgument):
+        return {value}
+    owner = value.owner
+    assert isinstance(owner, Operation)
+    return set().union(*(_reads(v) for v in owner.operands)) if not owner.regions else {value}
+
+
+def _default_name(op: Operation) -> str:
+    return "at" if isinstance(op.results[0].type, IndexType) else "x" if _reads_memory(op) else "t"
+
+
+_Statement = Callable[[KernelPrinter, Operation], None]
+_Rule = Callable[[KernelPrinter, Operation], Expression]
+
+_STATEMENTS: dict[type[Operation], _Statement] = {
+    memref.StoreOp: KernelPrinter._store,  # type: ignore[dict-item]
+    vector.StoreOp: KernelPrinter._vector_store,  # type: ignore[dict-item]
+    memref.AllocaOp: KernelPrinter._alloca,  # type: ignore[dict-item]
+    memref.SubviewOp: KernelPrinter._subview,  # type: ignore[dict-item]
+    memref.CastOp: KernelPrinter._same_memory,
+    memref.CollapseShapeOp: KernelPrinter._same_memory,
+    memref.ExpandShapeOp: KernelPrinter._same_memory,
+    scf.ForOp: KernelPrinter._for,  # type: ignore[dict-item]
+    scf.ParallelOp: KernelPrinter._parallel,  # type: ignore[dict-item]
+    scf.YieldOp: KernelPrinter._nothing,
+    scf.ReduceOp: KernelPrinter._nothing,
+    func.ReturnOp: KernelPrinter._nothing,
+}
+
+_EXPRESSIONS: dict[type[Operation], _Rule] = {
+    arith.ConstantOp: KernelPrinter._constant,  # type: ignore[dict-item]
+    arith.NegfOp: KernelPrinter._negate,  # type: ignore[dict-item]
+    arith.CmpfOp: KernelPrinter._compare_floats,  # type: ignore[dict-item]
+    arith.CmpiOp: KernelPrinter._compare_integers,  # type: ignore[dict-item]
+    arith.SelectOp: KernelPrinter._select,  # type: ignore[dict-item]
+    arith.DivSIOp: KernelPrinter._division,
+    arith.DivUIOp: KernelPrinter._division,
+    arith.RemSIOp: KernelPrinter._division,
+    arith.RemUIOp: KernelPrinter._division,
+    memref.LoadOp: KernelPrinter._load,  # type: ignore[dict-item]
+    vector.LoadOp: KernelPrinter._vector_load,  # type: ignore[dict-item]
+    vector.BroadcastOp: KernelPrinter._broadcast,  # type: ignore[dict-item]
+    vector.ExtractOp: KernelPrinter._extract,  # type: ignore[dict-item]
+    **{
+        cast: KernelPrinter._cast
+        for cast in (
+            arith.IndexCastOp,
+            arith.ExtSIOp,
+            arith.ExtUIOp,
+            arith.ExtFOp,
+            arith.TruncIOp,
+            arith.TruncFOp,
+            arith.SIToFPOp,
+            arith.UIToFPOp,
+            arith.FPToSIOp,
+            arith.FPToUIOp,
+        )
+    },
+}

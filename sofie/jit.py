@@ -1,0 +1,154 @@
+"""Compiles emitted C++ with the system's compiler and calls it from numpy; compiled objects are cached on disk.
+
+The cache (`$SOFIE_CACHE`, else `$XDG_CACHE_HOME/sofie`, else `~/.cache/sofie`) is keyed by the digest of the text, the
+compiler and the flags; an entry is written to a temporary file and renamed, so that any number of processes may share
+it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sofie.errors import SofieError
+from sofie.weights import Array
+
+if TYPE_CHECKING:
+    from sofie.emit.cpp import Program
+
+FLAGS = ("-std=c++17", "-O2", "-fno-math-errno", "-fPIC", "-shared", "-w")
+
+
+def compiler() -> list[str]:
+    """The command of the C++ compiler: $CXX, g++, clang++, c++, or zig's from the package ziglang.
+
+    Raises SofieError, with the ways to get one, when there is none.
+    """
+    if os.environ.get("CXX"):
+        return os.environ["CXX"].split()
+    for name in ("g++", "clang++", "c++"):
+        if path := shutil.which(name):
+            return [path]
+    if importlib.util.find_spec("ziglang") is not None:
+        return [sys.executable, "-m", "ziglang", "c++"]
+    raise SofieError(
+        "there is no C++ compiler: install g++ or clang (apt-get install g++), point CXX at one, "
+        "or let pip bring one with: pip install 'sofie-mlir[cc]'"
+    )
+
+
+@cache
+def _compiler_version(command: tuple[str, ...]) -> str:
+    done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
+    return done.stdout.splitlines()[0] if done.stdout else " ".join(command)
+
+
+def cache_folder() -> Path:
+    """Where compiled objects are kept."""
+    base = os.environ.get("SOFIE_CACHE")
+    if base:
+        return Path(base)
+    home = os.environ.get("XDG_CACHE_HOME")
+    return (Path(home) if home else Path.home() / ".cache") / "sofie"
+
+
+def build(source: str, flags: Sequence[str] = FLAGS) -> Path:
+    """The shared library of a C++ text, from the cache or freshly compiled. Raises SofieError on compiler errors."""
+    command = compiler()
+    key = hashlib.sha256("\0".join([source, _compiler_version(tuple(command)), *flags]).encode()).hexdigest()
+    folder = cache_folder()
+    library = folder / f"{key}.so"
+    if library.exists():
+        return library
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch:
+        text, made = Path(scratch, "model.cpp"), Path(scratch, "model.so")
+        text.write_text(source)
+        done = subprocess.run([*command, *flags, "-o", str(made), str(text)], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            kept = folder / f"{key}.cpp"
+            kept.write_text(source)
+            first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:300])
+            raise SofieError(f"the C++ compiler rejects the emitted code (kept in {kept}): {first.strip()}")
+        os.replace(made, library)
+    return library
+
+
+def source_of(program: Program) -> str:
+    """The translation unit that the just-in-time compiler builds: the core and one function with C linkage."""
+    ports = [*program.inputs, *program.outputs]
+    arguments = ["weights", "arena"]
+    for k, port in enumerate(ports):
+        inside = {"float32": "float", "float64": "double", "bool": "std::int8_t"}.get(
+            port.dtype, f"std::{port.dtype.removeprefix('u')}_t"
+        )
+        written = k >= len(program.inputs)
+        arguments.append(f"static_cast<{'' if written else 'const '}{inside} *>({'out' if written else 'in'}[{k - len(program.inputs) if written else k}])")
+    return f"""#include <cstddef>
+#include <cstdint>
+#define SOFIE_TARGET {program.cpu.attribute}
+#define SOFIE_LANES {program.cpu.lanes}
+
+namespace {{
+
+{program.core()}
+
+}} // namespace
+
+extern "C" void sofie_infer(
+    const unsigned char *weights, unsigned char *arena, const void *const *in, void *const *out)
+{{
+   static_cast<void>(in);
+   static_cast<void>(out);
+   detail::infer({', '.join(arguments)});
+}}
+"""
+
+
+def aligned(size: int) -> Array:
+    """`size` bytes that start on a multiple of 64."""
+    memory = np.empty(size + 64, np.uint8)
+    start = -memory.ctypes.data % 64
+    return memory[start : start + size]
+
+
+@dataclass
+class Compiled:
+    """A model as machine code: call it with arrays in model order."""
+
+    program: Program
+    library: Path
+
+    def __post_init__(self) -> None:
+        self._infer = ctypes.CDLL(str(self.library)).sofie_infer
+        data = np.frombuffer(self.program.weight_bytes(), np.uint8)
+        self._weights = aligned(data.size)
+        self._weights[:] = data
+        self._arena = aligned(max(self.program.arena_bytes, 64))
+
+    def run(self, inputs: Sequence[Array]) -> list[Array]:
+        """The outputs, freshly allocated. The inputs must be contiguous and of the model's types and shapes."""
+        outputs = [np.empty(p.shape, p.dtype) for p in self.program.outputs]
+        pointers_in = (ctypes.c_void_p * max(len(inputs), 1))(*(a.ctypes.data for a in inputs))
+        pointers_out = (ctypes.c_void_p * max(len(outputs), 1))(*(a.ctypes.data for a in outputs))
+        address = ctypes.c_void_p
+        self._infer(address(self._weights.ctypes.data), address(self._arena.ctypes.data), pointers_in, pointers_out)
+        return outputs
+
+
+def compile_program(program: Program, flags: Sequence[str] = FLAGS) -> Compiled:
+    """Builds and loads a program."""
+    return Compiled(program, build(source_of(program), flags))

@@ -1,0 +1,95 @@
+"""The law of each level, as data: which ops may stand there. An op that nobody lowered is an error that names its node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from xdsl.dialects.builtin import MemRefType, ModuleOp, TensorType, UnregisteredOp
+from xdsl.ir import Operation
+
+from sofie.errors import SofieError
+from sofie.rewrite import blame
+
+
+@dataclass(frozen=True)
+class Level:
+    """A level: what may stand there, and what else must hold of each op (a sentence if it does not)."""
+
+    name: str
+    dialects: frozenset[str]
+    ops: frozenset[str]
+    remedy: str
+    also: Callable[[Operation], str | None] = lambda op: None
+
+    def allows(self, op: Operation) -> bool:
+        """Whether an op of this name may stand here."""
+        name = op.op_name.data if isinstance(op, UnregisteredOp) and op.op_name is not None else op.name
+        return name in self.ops or name.split(".")[0] in self.dialects
+
+
+def _no_tensor(op: Operation) -> str | None:
+    values = [*op.operands, *op.results, *(a for r in op.regions for b in r.blocks for a in b.args)]
+    return "it still works on tensors; run bufferize" if any(isinstance(v.type, TensorType) for v in values) else None
+
+
+def _no_memref(op: Operation) -> str | None:
+    values = [*op.operands, *op.results]
+    return "it works on a buffer above the buffer level" if any(isinstance(v.type, MemRefType) for v in values) else None
+
+
+_FRAME = frozenset({"builtin.module", "func.func", "func.return", "sofie.weight"})
+
+LEVELS = {
+    level.name: level
+    for level in (
+        Level("onnx", frozenset({"onnx"}), _FRAME, "only onnx ops and weights stand at level 1", _no_memref),
+        Level(
+            "tensor",
+            frozenset({"tensor", "arith", "math", "scf"}),
+            _FRAME | {"linalg.generic", "linalg.yield", "linalg.index", "sofie.fused", "sofie.yield"},
+            "run lower-onnx first",
+            _no_memref,
+        ),
+        Level(
+            "buffer",
+            frozenset({"arith", "math", "scf", "blas"}),
+            _FRAME
+            | {"linalg.generic", "linalg.yield", "linalg.index", "sofie.fused", "sofie.yield", "sofie.tile"}
+            | {f"memref.{n}" for n in ("view", "subview", "cast", "collapse_shape", "expand_shape", "load")},
+            "run bufferize and plan-memory first",
+            _no_tensor,
+        ),
+        Level(
+            "loop",
+            frozenset({"scf", "memref", "vector", "arith", "math", "blas"}),
+            _FRAME | {"func.call"},
+            "run lower-loops and outline-kernels first",
+            _no_tensor,
+        ),
+    )
+}
+"""The levels from the top down."""
+
+
+def check(module: ModuleOp, name: str) -> None:
+    """Raises SofieError, naming the ONNX node, for the first op that the law of level `name` forbids."""
+    level = LEVELS[name]
+    for op in module.walk():
+        if not level.allows(op):
+            raise SofieError(f"{blame(op)}: {op.name} may not stand at the {name} level; {level.remedy}")
+        reason = level.also(op)
+        if reason is not None:
+            raise SofieError(f"{blame(op)}: {op.name} may not stand at the {name} level: {reason}")
+    if name == "loop":
+        _check_calls_only(module)
+
+
+def _check_calls_only(module: ModuleOp) -> None:
+    """At the loop level @infer calls kernels and does nothing itself."""
+    for function in module.body.block.ops:
+        if function.name != "func.func" or function.properties["sym_name"].data != "infer":  # type: ignore[attr-defined]
+            continue
+        for op in function.regions[0].block.ops:
+            if op.regions or op.name in ("memref.store", "memref.load", "memref.alloc"):
+                raise SofieError(f"{blame(op)}: {op.name} may not stand in @infer at the loop level; run outline-kernels")

@@ -1,0 +1,179 @@
+"""The whole descent on one page: the named groups, a line and a reason a step.
+
+`fuse` ends at level 2, `lower` at level 4; `--pipeline=fuse,lower` is the way from ONNX to what is printed. A step may
+be left out with `without=` (or by listing the others by hand) if it is optional; the law of the level it claims is
+checked after the last step that claims it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from time import perf_counter
+
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.passes import ModulePass
+from xdsl.utils.arg_spec import ArgSpec, parse_pipeline
+from xdsl.utils.exceptions import VerifyException
+
+from sofie import levels
+from sofie.errors import SofieError, printable
+from sofie.registry import all_dialects, all_passes
+from sofie.rewrite import blame
+
+
+@dataclass(frozen=True)
+class Step:
+    """One pass of a group: why it stands here, whether it may be left out, and the level it completes."""
+
+    name: str
+    reason: str
+    optional: bool = True
+    level: str | None = None
+
+
+FUSE = (
+    Step("fold-constants", "what is known now need not be computed later; shrinks what follows"),
+    Step("fold-batchnorm", "needs constant scale and offset; before lowering, while layers still have names"),
+    Step("decompose", "function operators without a lowering become the ones their schema is made of", optional=False),
+    Step("lower-onnx", "from operators to structured ops: everything below is one op with maps", optional=False),
+    Step("dce", "weights that were folded or re-laid are no longer used"),
+    Step("fuse-elementwise", "chains become one op, so that the next two passes see one epilogue, not five"),
+    Step("fuse-reduction", "rows: reductions and elementwise ops over the same rows share their outer loops"),
+    Step("fuse-epilogue", "bias, activation and residual join the contraction that feeds them", level="tensor"),
+)
+LOWER = (
+    Step("decompose", "nothing to do after `fuse`; lets `lower` stand alone", optional=False),
+    Step("lower-onnx", "the same", optional=False, level="tensor"),
+    Step("pack-weights", "constants of contractions are laid out for the loop that will run over lanes"),
+    Step("assign-destinations", "decides where each result lives, while values still say who reads them", optional=False),
+    Step("bufferize", "mechanical: tensors become buffers", optional=False),
+    Step("plan-memory", "all buffers share one arena", optional=False, level="buffer"),
+    Step("lower-to-blas", "contractions a library does better; does nothing unless asked"),
+    Step("lower-loops", "each group becomes one nest", optional=False),
+    Step("vectorize", "lanes and register tiles, while the nest still says which loops are parallel"),
+    Step("outline-kernels", "one function a kernel; equal kernels are shared", optional=False, level="loop"),
+)
+GROUPS: dict[str, tuple[Step, ...]] = {"fuse": FUSE, "lower": LOWER}
+DEFAULT = "fuse,lower"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A pass ready to run, and the level whose law holds after it."""
+
+    instance: ModulePass
+    level: str | None
+
+
+def parse(spec: str, without: Iterable[str] = (), options: dict[str, ArgSpec] | None = None) -> list[Stage]:
+    """The stages of a comma-separated list of groups and passes with options in braces.
+
+    `without` leaves optional steps out; `options` adds options to passes by name. Raises SofieError on unknown names
+    and on options that no pass of a group declares.
+    """
+    left_out = set(without)
+    known = {s.name: s for group in GROUPS.values() for s in group}
+    if bad := sorted(n for n in left_out if n not in known or not known[n].optional):
+        raise SofieError(f"{printable(bad[0])!r} cannot be left out; optional are {', '.join(optional_passes())}")
+    stages: list[Stage] = []
+    for item in parse_pipeline(spec):
+        if item.name in GROUPS:
+            stages += _group(item, left_out, options or {})
+        else:
+            stages.append(Stage(_instantiate(item), None))
+    return stages
+
+
+def optional_passes() -> list[str]:
+    """The steps of the groups that may be left out without changing a result."""
+    return list(dict.fromkeys(s.name for group in GROUPS.values() for s in group if s.optional))
+
+
+def _group(item: ArgSpec, left_out: set[str], options: dict[str, ArgSpec]) -> list[Stage]:
+    given = dict(item.args)
+    stages = []
+    for step in GROUPS[item.name]:
+        mine = {f.name.replace("_", "-") for f in fields(_pass_class(step.name))}
+        args = {k: v for k, v in given.items() if k.replace("_", "-") in mine}
+        if step.name in options:
+            args |= options[step.name].args
+        if step.name not in left_out:
+            stages.append(Stage(_instantiate(ArgSpec(step.name, args)), step.level))
+        elif step.level is not None and stages:
+            stages[-1] = Stage(stages[-1].instance, step.level)
+    declared = {f.name.replace("_", "-") for s in GROUPS[item.name] for f in fields(_pass_class(s.name))}
+    if unknown := [k for k in given if k.replace("_", "-") not in declared]:
+        raise SofieError(f"no pass of {item.name!r} has an option {printable(unknown[0])!r}")
+    return stages
+
+
+def _pass_class(name: str) -> type[ModulePass]:
+    factory = all_passes().get(name)
+    if factory is None:
+        close = ", ".join([*GROUPS, *sorted(s.name for s in (*FUSE, *LOWER))])
+        raise SofieError(f"there is no pass {printable(name)!r}; SOFIE's groups and passes are {close}")
+    return factory()
+
+
+def _instantiate(item: ArgSpec) -> ModulePass:
+    try:
+        return _pass_class(item.name).from_spec(item)
+    except SofieError:
+        raise
+    except Exception as error:
+        raise SofieError(f"pass {item.name!r}: {printable(str(error))}") from error
+
+
+def context() -> Context:
+    """A context that knows every dialect, each loaded when it is first met."""
+    ctx = Context()
+    for name, factory in all_dialects().items():
+        ctx.register_dialect(name, factory)
+    return ctx
+
+
+Observer = Callable[[ModulePass, ModuleOp, float], None]
+
+
+def run(
+    module: ModuleOp,
+    stages: Sequence[Stage],
+    ctx: Context | None = None,
+    verify_each: bool = False,
+    observe: Observer | None = None,
+    stop_after: str | None = None,
+) -> None:
+    """Runs the stages on `module`, in place.
+
+    Checks the law of a level after the stage that completes it, and verifies there (after every stage with
+    `verify_each`). `observe` is told each pass, the module and the seconds it took; `stop_after` names a level.
+    """
+    ctx = ctx or context()
+    for stage in stages:
+        start = perf_counter()
+        try:
+            stage.instance.apply(ctx, module)
+        except SofieError as error:
+            raise type(error)(f"{error}") from error
+        seconds = perf_counter() - start
+        if verify_each or stage.level is not None:
+            verify(module, f"after {stage.instance.name}")
+        if stage.level is not None:
+            levels.check(module, stage.level)
+        if observe is not None:
+            observe(stage.instance, module, seconds)
+        if stop_after is not None and stage.level == stop_after:
+            return
+
+
+def verify(module: ModuleOp, when: str) -> None:
+    """xDSL's verifier with its report cut down to a sentence; raises SofieError."""
+    for op in module.walk():
+        try:
+            op.verify(verify_nested_ops=False)
+        except (VerifyException, ValueError) as error:
+            reason = str(error).splitlines()
+            last = next((line for line in reversed(reason) if line.strip()), "it is malformed")
+            raise SofieError(f"{when}: {blame(op)} ({op.name}) does not verify: {printable(last.strip(' ^|'), 200)}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import cast
 
-from xdsl.dialects.builtin import FusedLoc, LocationAttr, NameLoc, StringAttr, UnknownLoc
+from xdsl.dialects.builtin import FusedLoc, LocationAttr, NameLoc, NoneAttr, StringAttr, UnknownLoc
 from xdsl.ir import Attribute, Operation, SSAValue
 
 
@@ -25,7 +25,7 @@ def fused_location(locations: Iterable[LocationAttr]) -> LocationAttr:
     parts = [NameLoc(StringAttr(name), UnknownLoc()) for name in names]
     if not parts:
         return UnknownLoc()
-    return parts[0] if len(parts) == 1 else FusedLoc(parts)
+    return parts[0] if len(parts) == 1 else FusedLoc(parts, NoneAttr())
 
 
 def blame(op: Operation) -> str:

@@ -49,6 +49,12 @@ def extents(op: GenericOp) -> list[int]:
     return [extent for extent in found if extent is not None]
 
 
+def covers_all_loops(maps: Sequence[AffineMap]) -> bool:
+    """Whether every loop has an axis that is just that loop, and so tells its extent."""
+    dims = {e.position for m in maps for e in m.results if isinstance(e, AffineDimExpr)}
+    return len(dims) == maps[0].num_dims
+
+
 def dims_of(map: AffineMap) -> list[int | None] | None:
     """The loop behind each axis of a map (None for the constant 0), or None where the map is anything else."""
     dims: list[int | None] = []

@@ -389,6 +389,7 @@ def test_retrained_weights_load_and_another_models_do_not(tmp_path: Path, larger
         ("text.dat", "is not a SOFIE weights file; pass the one SOFIE wrote for small"),
         ("other.dat", "belongs to another model or another version of this one; pass the one SOFIE wrote for small"),
         ("short.dat", "is truncated: 100 of @SIZE@ bytes; copy it again from where SOFIE wrote it"),
+        ("one short.dat", "is truncated: @ONE SHORT@ of @SIZE@ bytes; copy it again from where SOFIE wrote it"),
         ("empty.dat", "is truncated: 0 of @SIZE@ bytes; copy it again from where SOFIE wrote it"),
         ("long.dat", "is longer than its @SIZE@ bytes; copy it again from where SOFIE wrote it"),
         ("flipped.dat", "is corrupt: its bytes do not match its checksum; copy it again from where SOFIE wrote it"),
@@ -404,12 +405,13 @@ def test_the_sentence_names_the_file_the_fault_and_the_remedy(
     (tmp_path / "text.dat").write_text("weights " * 100)
     write(tmp_path / "other.dat", {"w": np.zeros(1)}, OTHER_LAYOUT)
     (tmp_path / "short.dat").write_bytes(content[:100])
+    (tmp_path / "one short.dat").write_bytes(content[:-1])
     (tmp_path / "empty.dat").touch()
     (tmp_path / "long.dat").write_bytes(content + b"x")
     (tmp_path / "flipped.dat").write_bytes(content[:-1] + b"x")
     (tmp_path / "length.dat").write_bytes(b"\0" * 8 + content[8:])
     code, said = run(larger_model, "load", tmp_path / name)
-    sentence = sentence.replace("@SIZE@", f"{len(content):,}")
+    sentence = sentence.replace("@SIZE@", f"{len(content):,}").replace("@ONE SHORT@", f"{len(content) - 1:,}")
     assert (code, said.decode()) == (1, f"weights file '{tmp_path / name}' {sentence}")
 
 

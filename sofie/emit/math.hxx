@@ -23,9 +23,13 @@
 
 #define SOFIE_MATH SOFIE_TARGET inline __attribute__((always_inline))
 
-#if defined(__clang__)
+// Older clangs have float_control on x86 only. Elsewhere its other prohibitions matter to NaNs alone.
+#if defined(__clang__) && defined(__SSE2__)
 #define SOFIE_STRICT_FLOAT _Pragma("float_control(precise, on)") _Pragma("clang fp contract(off)")
 #define SOFIE_FUSED_FLOAT _Pragma("float_control(precise, on)") _Pragma("clang fp contract(on)")
+#elif defined(__clang__)
+#define SOFIE_STRICT_FLOAT _Pragma("clang fp reassociate(off) contract(off)")
+#define SOFIE_FUSED_FLOAT _Pragma("clang fp reassociate(off) contract(on)")
 #else
 #define SOFIE_STRICT_FLOAT
 #define SOFIE_FUSED_FLOAT

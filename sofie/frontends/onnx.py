@@ -51,6 +51,13 @@ def load(
     """
     model = read_model(source)
     _check_opset(model)
+    return import_graph(model, dims, values)
+
+
+def import_graph(
+    model: onnx.ModelProto, dims: Mapping[str, int] | None = None, values: Mapping[str, object] | None = None
+) -> ModuleOp:
+    """The level 1 module of a ModelProto, which is consumed; raises as `load` does."""
     model = _inline_functions(model)
     _constants_to_initialisers(model.graph)
     _set_inputs(model.graph, dict(values or {}))

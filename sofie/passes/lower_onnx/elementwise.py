@@ -7,7 +7,7 @@ from collections.abc import Callable
 from xdsl.ir import SSAValue
 
 from sofie.dialects.onnx import OnnxOp
-from sofie.dialects.types import element_of
+from sofie.dialects.types import element_of, is_unsigned
 from sofie.passes.lower_onnx import lowers
 from sofie.passes.lower_onnx.builder import Lowering
 from sofie.passes.lower_onnx.scalars import Scalars
@@ -81,3 +81,10 @@ def clip(op: OnnxOp, build: Lowering) -> SSAValue:
         return value
 
     return build.elementwise(fn, x, *bounds, element=element_of(x))
+
+
+@lowers("Cast")
+def cast(op: OnnxOp, build: Lowering) -> SSAValue:
+    """Another element type: floats truncate towards zero, integers wrap, bool is x != 0 (Cast 25)."""
+    kind, unsigned = build.result_element(), is_unsigned(build.result_elements[0])
+    return build.elementwise(lambda s, x: s.cast(x, kind, unsigned), build.operand(0), element=kind)

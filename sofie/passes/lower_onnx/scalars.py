@@ -114,6 +114,25 @@ class Scalars:
         """A scalar of type `kind`."""
         return self.insert(constant_op(value, kind))
 
+    def cast(self, x: SSAValue, kind: Attribute, unsigned_target: bool = False) -> SSAValue:
+        """x as another type, as C converts: floats truncate, integers wrap, bool is x != 0."""
+        source = x.type
+        if source == kind:
+            return x
+        if kind == i1:
+            return self.compare("ne", x, self.constant(0, source))
+        if is_float(kind):
+            if is_float(source):
+                return self.insert((arith.ExtFOp if bytes_of(kind) > bytes_of(source) else arith.TruncFOp)(x, kind))  # type: ignore[arg-type]
+            unsigned = self._unsigned or source == i1
+            return self.insert((arith.UIToFPOp if unsigned else arith.SIToFPOp)(x, kind))
+        if is_float(source):
+            return self.insert((arith.FPToUIOp if unsigned_target else arith.FPToSIOp)(x, kind))
+        assert isinstance(kind, IntegerType) and isinstance(source, IntegerType)
+        if kind.width.data < source.width.data:
+            return self.insert(arith.TruncIOp(x, kind))
+        return self.insert((arith.ExtUIOp if self._unsigned or source == i1 else arith.ExtSIOp)(x, kind))
+
     def sigmoid(self, x: SSAValue) -> SSAValue:
         """1 / (1 + exp(-x)): exact at both ends, since exp overflows to infinity and 1 / inf is 0."""
         one = self.constant(1.0, x.type)

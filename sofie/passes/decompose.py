@@ -1,0 +1,123 @@
+"""decompose: a function operator without a lowering becomes the operators its schema is made of (level 1).
+
+    %y = onnx.HardSwish(%x)     ->     %h = onnx.HardSigmoid(%x) ; %y = onnx.Mul(%x, %h)
+
+The body is the official one (`onnx.defs`, opset 28). Operators that have a lowering keep it: theirs is the better
+pattern. What the body needs to know of constant operands (axes, shapes) it knows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import onnx
+from onnx import numpy_helper
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.ir import SSAValue
+from xdsl.passes import ModulePass
+
+from sofie.dialects.onnx import DOMAINS, OnnxOp
+from sofie.dialects.sofie import WeightOp
+from sofie.dialects.types import element_of, element_to_onnx, shape_of
+from sofie.errors import SofieError
+from sofie.frontends.onnx import import_graph
+from sofie.passes.lower_onnx import rules
+from sofie.rewrite import blame, replace_results
+
+DEEPEST = 8
+"""Bodies hold function operators in turn; ONNX's nest three deep."""
+
+
+@dataclass(frozen=True)
+class Decompose(ModulePass):
+    """Expands until every op has a lowering or no body."""
+
+    name: ClassVar[str] = "decompose"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        for _ in range(DEEPEST):
+            expanded = [_expand(o) for o in list(op.walk()) if isinstance(o, OnnxOp) and _wants(o)]
+            if not any(expanded):
+                return
+
+
+def _wants(op: OnnxOp) -> bool:
+    known = (op.SCHEMA.domain, op.operator) in rules()
+    return not known and (op.SCHEMA.has_function or op.SCHEMA.has_context_dependent_function)
+
+
+def _expand(op: OnnxOp) -> bool:
+    """Replaces `op` by its body; False where the schema offers none for these types."""
+    node = op.node()
+    body = _body(op, node)
+    if body is None:
+        return False
+    try:
+        module = import_graph(_model(op, node, body))
+    except SofieError as error:
+        raise type(error)(f"{blame(op)}: its official body: {error}") from error
+    function = next(iter(module.body.block.ops))
+    block = function.regions[0].block
+    operands = [v for v in op.inputs if v is not None and not isinstance(v.owner, WeightOp)]
+    for argument, value in zip(block.args, operands, strict=True):
+        argument.replace_all_uses_with(value)
+    terminator = block.last_op
+    assert terminator is not None
+    results: list[SSAValue] = list(terminator.operands)
+    target = op.parent_block()
+    assert target is not None
+    for inner in list(block.ops):
+        if inner is not terminator:
+            inner.detach()
+            inner.location = op.location
+            target.insert_op_before(inner, op)
+    replace_results(op, results)
+    return True
+
+
+def _types(op: OnnxOp) -> list[onnx.TypeProto]:
+    return [
+        onnx.helper.make_tensor_type_proto(element_to_onnx(element_of(v)), shape_of(v)) if v is not None else onnx.TypeProto()
+        for v in op.inputs
+    ]
+
+
+def _body(op: OnnxOp, node: onnx.NodeProto) -> onnx.FunctionProto | None:
+    schema = op.SCHEMA
+    if not schema.has_context_dependent_function:
+        return schema.function_body
+    types = [t.SerializeToString() for t in _types(op)]
+    text = schema.get_context_dependent_function(node.SerializeToString(), types)
+    return onnx.FunctionProto.FromString(text) if text else None
+
+
+def _model(op: OnnxOp, node: onnx.NodeProto, body: onnx.FunctionProto) -> onnx.ModelProto:
+    """The body as a model of its own: a call of the function, inlined; constant operands are initialisers."""
+    function = onnx.FunctionProto()
+    function.CopyFrom(body)
+    function.domain, function.name = "sofie.body", op.operator
+    call = onnx.NodeProto()
+    call.CopyFrom(node)
+    call.domain = "sofie.body"
+    given = {a.name for a in call.attribute}
+    for name in function.attribute:
+        default = op.SCHEMA.attributes[name].default_value
+        if name not in given and default.type:
+            call.attribute.append(default)
+    inputs, initialisers = [], []
+    for k, (value, kind) in enumerate(zip(op.inputs, _types(op), strict=True)):
+        if value is None:
+            continue
+        if isinstance(value.owner, WeightOp):
+            initialisers.append(numpy_helper.from_array(value.owner.blob.value, f"i{k}"))
+        else:
+            inputs.append(onnx.helper.make_value_info(f"i{k}", kind))
+    outputs = [onnx.helper.make_value_info(name, onnx.TypeProto()) for name in call.output]
+    graph = onnx.helper.make_graph([call], "body", inputs, outputs, initialisers)
+    opsets = {o.domain: o.version for o in function.opset_import}
+    domains = [onnx.helper.make_opsetid(d, v) for d, v in {**DOMAINS, **opsets, "sofie.body": 1}.items()]
+    model = onnx.helper.make_model(graph, opset_imports=domains, functions=[function])
+    model.ir_version = 10
+    return model

@@ -1,0 +1,62 @@
+"""fold-constants: an operator whose operands are all weights is computed when compiling (level 1).
+
+    %s = sofie.weight ... ; %r = onnx.Sqrt(%s)     ->     %r = sofie.weight ...
+
+The value is that of `onnx.reference`. Declines where the result would be much larger than what it is made from
+(`max_growth` times, beyond 64 KiB: an Expand is cheaper to do than to store), and for random operators.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from xdsl.context import Context
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.passes import ModulePass
+
+from sofie.dialects.onnx import DOMAINS, OnnxOp
+from sofie.dialects.sofie import WeightOp
+from sofie.dialects.types import element_of
+from sofie.errors import SofieError
+from sofie.reference import NONDETERMINISTIC, evaluate_node
+from sofie.rewrite import replace
+
+SMALL_BYTES = 65536
+
+
+@dataclass(frozen=True)
+class FoldConstants(ModulePass):
+    """Folds in program order, so that chains fold in one walk."""
+
+    name: ClassVar[str] = "fold-constants"
+
+    max_growth: int = 2
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        for node in [o for o in op.walk() if isinstance(o, OnnxOp)]:
+            self._fold(node)
+
+    def _fold(self, node: OnnxOp) -> None:
+        operands = node.inputs
+        owners = [v.owner if v is not None else None for v in operands]
+        if not operands or node.operator in NONDETERMINISTIC or any(
+            o is not None and not isinstance(o, WeightOp) for o in owners
+        ):
+            return
+        arrays = [o.blob.value if isinstance(o, WeightOp) else None for o in owners]
+        try:
+            results = evaluate_node(node.node(), arrays, DOMAINS)
+        except SofieError:
+            return  # the reference cannot: the operator is lowered like any other
+        before = sum(a.nbytes for a in arrays if a is not None)
+        if sum(r.nbytes for r in results) > max(SMALL_BYTES, self.max_growth * before):
+            return
+        if any(r.shape != tuple(v.type.get_shape()) for r, v in zip(results, node.results, strict=True)):  # type: ignore[attr-defined]
+            return
+        new = [
+            WeightOp.of(v.name_hint or "folded", np.asarray(r), element_of(v))
+            for r, v in zip(results, node.results, strict=True)
+        ]
+        replace(node, new, [w.result for w in new])

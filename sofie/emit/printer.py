@@ -51,10 +51,12 @@ _CALLS: dict[type[Operation], str] = {
     math.SqrtOp: "sqrt",
     math.TanhOp: "tanh",
     math.ErfOp: "erf",
-    arith.MaximumfOp: "detail::maximum",
-    arith.MinimumfOp: "detail::minimum",
     arith.MaxSIOp: "detail::maximum",
     arith.MinSIOp: "detail::minimum",
+}
+_EXTREMA: dict[type[Operation], tuple[str, str]] = {
+    arith.MaximumfOp: ("detail::maximum", "<"),
+    arith.MinimumfOp: ("detail::minimum", ">"),
 }
 _UNSIGNED_CALLS: dict[type[Operation], str] = {arith.MaxUIOp: "detail::maximum", arith.MinUIOp: "detail::minimum"}
 _COMPARE_F = ["false", "==", ">", ">=", "<", "<=", "ord", "ueq", "ugt", "uge", "ult", "ule", "!=", "uno", "true"]
@@ -186,7 +188,7 @@ class KernelPrinter:
         expression = self.expression(op)
         expression.reads = _reads_memory(op) or any(v in self.spelled and self.spelled[v].reads for v in op.operands)
         room = WIDTH - 3 * self.depth - 12
-        if _always_inline(op) or (_can_wait(op, expression.reads) and len(expression.text) < room):
+        if _always_inline(op) or (not _read_twice(op) and _can_wait(op, expression.reads) and len(expression.text) < room):
             self.spelled[result] = expression
             return
         name = self.names(result.name_hint or _default_name(op))
@@ -325,6 +327,8 @@ class KernelPrinter:
             return Expression(f"{left} {symbol} {right}", level)
         if type(op) in _WRAPPING:
             return self._integer(op)
+        if type(op) in _EXTREMA:
+            return self._extremum(op)
         if type(op) in _CALLS:
             return self._call(_CALLS[type(op)], op)
         if type(op) in _UNSIGNED_CALLS:
@@ -346,6 +350,16 @@ class KernelPrinter:
     def _call(self, name: str, op: Operation) -> Expression:
         arguments = [self.vector_text(v) if isinstance(v.type, VectorType) else self.text(v) for v in op.operands]
         return Expression(f"{name}({', '.join(arguments)})", ATOM)
+
+    def _extremum(self, op: Operation) -> Expression:
+        """The larger or smaller of two; against a number, which is not NaN, a comparison says it all."""
+        name, symbol = _EXTREMA[type(op)]
+        a, b = op.operands
+        bound = b.owner.source if isinstance(b.owner, vector.BroadcastOp) else b
+        if _is_constant(bound) and self._spell(a).level == ATOM and not self._spell(a).reads:
+            limit = self.text(bound)
+            return Expression(f"{self.text(a)} {symbol} {limit} ? {limit} : {self.text(a)}", TERNARY)
+        return self._call(name, op)
 
     def _integer(self, op: Operation) -> Expression:
         name, symbol = _WRAPPING[type(op)]
@@ -418,7 +432,7 @@ class KernelPrinter:
         return self._spell(op.source)
 
     def _extract(self, op: vector.ExtractOp) -> Expression:
-        lane = op.static_position.get_values()[0]
+        lane = self.text(op.dynamic_position[0]) if op.dynamic_position else op.static_position.get_values()[0]
         return Expression(f"{self._spell(op.vector).inside(ATOM)}[{lane}]", ATOM)
 
     # -- memory --------------------------------------------------------------------------------------------------
@@ -500,6 +514,12 @@ def _always_inline(op: Operation) -> bool:
     return isinstance(op, arith.ConstantOp | vector.BroadcastOp) or (
         isinstance(op.results[0].type, IndexType) and isinstance(op, arith.AddiOp | arith.MuliOp | arith.SubiOp)
     )
+
+
+def _read_twice(op: Operation) -> bool:
+    """Whether the text of the value's user will name it twice: it needs a name."""
+    uses = list(op.results[0].uses)
+    return len(uses) == 1 and uses[0].index == 0 and type(uses[0].operation) in _EXTREMA
 
 
 def _can_wait(op: Operation, reads: bool) -> bool:

@@ -13,16 +13,11 @@ from sofie.passes.lower_onnx.builder import Lowering
 from sofie.passes.lower_onnx.scalars import Scalars
 
 
-def _relu(s: Scalars, x: SSAValue) -> SSAValue:
-    zero = s.constant(0, x.type)
-    return s.select(s.compare("lt", x, zero), zero, x)  # keeps NaN, as numpy.maximum does
-
-
 UNARY: dict[str, Callable[[Scalars, SSAValue], SSAValue]] = {
     "Exp": lambda s, x: s.unary("exp", x),
     "Identity": lambda _, x: x,
     "Neg": lambda s, x: s.neg(x),
-    "Relu": _relu,
+    "Relu": lambda s, x: s.max(x, s.constant(0, x.type)),
     "Sigmoid": lambda s, x: s.sigmoid(x),
     "Sqrt": lambda s, x: s.unary("sqrt", x),
     "Tanh": lambda s, x: s.unary("tanh", x),
@@ -56,8 +51,8 @@ def leaky_relu(op: OnnxOp, build: Lowering) -> SSAValue:
     alpha = op.real("alpha")
 
     def fn(s: Scalars, x: SSAValue) -> SSAValue:
-        negative = s.compare("lt", x, s.constant(0.0, x.type))
-        return s.select(negative, s.mul(s.constant(alpha, x.type), x), x)
+        scaled = s.mul(s.constant(alpha, x.type), x) if alpha else s.constant(0.0, x.type)
+        return s.max(x, scaled) if alpha <= 1.0 else s.min(x, scaled)
 
     return build.elementwise(fn, build.operand(0))
 
@@ -73,11 +68,9 @@ def clip(op: OnnxOp, build: Lowering) -> SSAValue:
     def fn(s: Scalars, value: SSAValue, *limits: SSAValue) -> SSAValue:
         rest = list(limits)
         if low is not None:
-            limit = rest.pop(0)
-            value = s.select(s.compare("lt", value, limit), limit, value)
+            value = s.max(value, rest.pop(0))
         if high is not None:
-            limit = rest.pop(0)
-            value = s.select(s.compare("gt", value, limit), limit, value)
+            value = s.min(value, rest.pop(0))
         return value
 
     return build.elementwise(fn, x, *bounds, element=element_of(x))

@@ -1,0 +1,49 @@
+"""Index arithmetic read back as sums of products, to see how an access moves when a loop advances."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from xdsl.dialects import arith
+from xdsl.dialects.builtin import IntegerAttr, MemRefType
+from xdsl.ir import BlockArgument, SSAValue
+
+
+def constant(value: SSAValue) -> int | None:
+    """The value of an `arith.constant` of integer type, or None."""
+    owner = value.owner
+    return owner.value.value.data if isinstance(owner, arith.ConstantOp) and isinstance(owner.value, IntegerAttr) else None
+
+
+def coefficient(value: SSAValue, loop: SSAValue) -> int | None:
+    """How far an index moves when `loop` advances by one; None where that is not a constant."""
+    if value is loop:
+        return 1
+    owner = value.owner
+    if isinstance(value, BlockArgument) or isinstance(owner, arith.ConstantOp):
+        return 0
+    if isinstance(owner, arith.AddiOp | arith.SubiOp):
+        a, b = coefficient(owner.lhs, loop), coefficient(owner.rhs, loop)
+        return None if a is None or b is None else a + b if isinstance(owner, arith.AddiOp) else a - b
+    if isinstance(owner, arith.MuliOp):
+        a, b = coefficient(owner.lhs, loop), coefficient(owner.rhs, loop)
+        if a == 0 and b == 0:
+            return 0
+        left, right = constant(owner.lhs), constant(owner.rhs)
+        if right is not None and a is not None:
+            return a * right
+        return b * left if left is not None and b is not None else None
+    operands = owner.operands  # type: ignore[union-attr]
+    return 0 if all(coefficient(v, loop) == 0 for v in operands) else None
+
+
+def step(base: SSAValue, indices: Sequence[SSAValue], strides: Sequence[int], loop: SSAValue) -> int | None:
+    """How many elements an access of memref `base` moves when `loop` advances by one; None if that varies."""
+    assert isinstance(base.type, MemRefType)
+    total = 0
+    for index, stride in zip(indices, strides, strict=True):
+        moved = coefficient(index, loop)
+        if moved is None:
+            return None
+        total += moved * stride
+    return total

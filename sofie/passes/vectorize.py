@@ -1,0 +1,514 @@
+"""vectorize: one parallel loop of a nest goes onto vector lanes, another into a register tile (level 4).
+
+    scf.parallel (%i, %j) {                          scf.for %j = ... step 16 { scf.for %i = ... step 6 {
+      %s = scf.for %k iter_args(%acc)                  %s0_0, ..., %s5_1 = scf.for %k iter_args(12 vectors)
+             { %acc + %x[%i, %k] * %w[%k, %j] }   ->          { %w0 = vector.load; %x0 = memref.load; ... }
+      store %s, %y[%i, %j]                             vector.store ...
+    }                                                }}
+
+The lanes' loop is the one along which the accesses inside the reductions are contiguous or do not move; stores may be
+strided, they happen once. Where there is a reduction, `tile` iterations of a second loop and several vectors are
+unrolled together: one SSA vector an accumulator, so that each loaded value serves many multiply-adds. What does not
+fill a tile is done by smaller ones: fewer rows, fewer vectors, 4 lanes, single elements; every element sees the same
+operations in the same order. Declines (the scalar nest stays) for integers, comparisons, and operations that the
+emitted run-time code has no vector form of.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from xdsl.context import Context
+from xdsl.dialects import arith, math, memref, scf, vector
+from xdsl.dialects.builtin import Float32Type, Float64Type, IndexType, ModuleOp, VectorType
+from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
+from xdsl.passes import ModulePass
+
+from sofie import affine
+from sofie.dialects.sofie import FusedOp
+from sofie.dialects.types import bytes_of, element_of
+from sofie.passes.bufferize import strides_and_offset
+from sofie.passes.lower_loops import Indices
+from sofie.target import Cpu, cpu
+
+ARITHMETIC = (
+    arith.AddfOp,
+    arith.SubfOp,
+    arith.MulfOp,
+    arith.DivfOp,
+    arith.NegfOp,
+    arith.MaximumfOp,
+    arith.MinimumfOp,
+)
+FUNCTIONS = (math.ExpOp, math.LogOp, math.SqrtOp, math.TanhOp, math.ErfOp)
+"""Those that math.hxx has for float vectors."""
+
+INDEX_OPS = (arith.AddiOp, arith.SubiOp, arith.MuliOp)
+
+
+@dataclass(frozen=True)
+class Vectorize(ModulePass):
+    """Vectorises every innermost parallel nest for `cpu`, with at most `tile` rows (0: what the registers hold)."""
+
+    name: ClassVar[str] = "vectorize"
+
+    cpu: str = "portable"
+    tile: int = 0
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        target = cpu(self.cpu)
+        if target.lanes == 1:
+            return
+        for group in [o for o in op.walk() if isinstance(o, FusedOp)]:
+            for nest in [o for o in group.walk() if isinstance(o, scf.ParallelOp)]:
+                if not any(isinstance(o, scf.ParallelOp) for o in nest.body.walk()):
+                    plan = plan_of(nest, target, self.tile)
+                    if plan is not None:
+                        _Tiler(nest, plan, Indices(group.body.block)).rewrite()
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What goes where: the loop on lanes, the loop of rows (None: no second loop helps), and the tile's shape."""
+
+    lanes_loop: int
+    rows_loop: int | None
+    lanes: int
+    vectors: int
+    rows: int
+
+
+def _accesses(nest: scf.ParallelOp) -> list[tuple[memref.LoadOp | memref.StoreOp, int]]:
+    """Every load and store with how often it runs per iteration of the parallel loops."""
+    found: list[tuple[memref.LoadOp | memref.StoreOp, int]] = []
+
+    def visit(block: Block, times: int) -> None:
+        for op in block.ops:
+            if isinstance(op, memref.LoadOp | memref.StoreOp):
+                found.append((op, times))
+            elif isinstance(op, scf.ForOp):
+                visit(op.body.block, times * (affine.constant(op.ub) or 1))
+
+    visit(nest.body.block, 1)
+    return found
+
+
+def _movement(op: memref.LoadOp | memref.StoreOp, loop: SSAValue) -> int | None:
+    strides, _ = strides_and_offset(op.memref.type)
+    return affine.step(op.memref, list(op.indices), strides, loop)
+
+
+def plan_of(nest: scf.ParallelOp, target: Cpu, tile: int = 0) -> Plan | None:
+    """The cheapest way onto lanes, or None where there is none."""
+    if not _has_vector_form(nest):
+        return None
+    widest = max((bytes_of(element_of(op.memref)) for op, _ in _accesses(nest)), default=4)
+    lanes = max(target.lanes * 4 // widest, 2)
+    best: tuple[float, int] | None = None
+    for d, loop in enumerate(nest.body.block.args):
+        cost = _cost(nest, d, loop, lanes)
+        if cost is not None and (best is None or cost <= best[0]):  # of equals, the inner one
+            best = (cost, d)
+    if best is None:
+        return None
+    d = best[1]
+    reduces = any(isinstance(op, scf.ForOp) for op in nest.body.walk())
+    extent = _extent(nest, d)
+    whole = max(extent // lanes, 1)
+    if not reduces:
+        return Plan(d, None, lanes, 1, 1)
+    rows_loop = _rows_loop(nest, d)
+    budget = target.registers - 4
+    if rows_loop is None:
+        return Plan(d, None, lanes, min(whole, 8), 1)
+    vectors = min(whole, 2)
+    most = tile or budget // vectors
+    return Plan(d, rows_loop, lanes, vectors, _rows(_extent(nest, rows_loop), vectors, most))
+
+
+def _extent(nest: scf.ParallelOp, d: int) -> int:
+    extent = affine.constant(nest.upperBound[d])
+    assert extent is not None
+    return extent
+
+
+def _has_vector_form(nest: scf.ParallelOp) -> bool:
+    """Whether every op of the nest can work on lanes, whichever loop they hold."""
+    allowed = (
+        *ARITHMETIC,
+        *FUNCTIONS,
+        *INDEX_OPS,
+        arith.ConstantOp,
+        memref.LoadOp,
+        memref.StoreOp,
+        scf.ForOp,
+        scf.YieldOp,
+        scf.ReduceOp,
+    )
+    for op in nest.body.walk():
+        if not isinstance(op, allowed):
+            return False
+        floats = [v.type for v in [*op.operands, *op.results] if not isinstance(v.type, IndexType)]
+        if isinstance(op, FUNCTIONS) and not all(isinstance(t, Float32Type) for t in floats):
+            if not isinstance(op, math.SqrtOp):
+                return False
+        if isinstance(op, memref.LoadOp | memref.StoreOp) and not isinstance(element_of(op.memref), Float32Type | Float64Type):
+            return False
+    kinds = {element_of(op.memref) for op, _ in _accesses(nest)}
+    return len(kinds) == 1 and not any(isinstance(op, math.SqrtOp) and isinstance(op.result.type, Float64Type) for op in nest.body.walk())
+
+
+def _cost(nest: scf.ParallelOp, d: int, loop: SSAValue, lanes: int) -> float | None:
+    """Cost per element with loop `d` on lanes; None where its loads would have to be gathered."""
+    extent = _extent(nest, d)
+    if extent < 4 or affine.constant(nest.step[d]) != 1:
+        return None
+    small = 4 if lanes > 4 else lanes
+    wide, rest = divmod(extent, lanes)
+    steps = wide + rest // small + rest % small
+    cost = 0.0
+    for op, times in _accesses(nest):
+        moved = _movement(op, loop)
+        if moved is None or (moved not in (0, 1) and isinstance(op, memref.LoadOp)):
+            return None
+        cost += times * (steps / extent if moved in (0, 1) else 1.0)
+    return cost
+
+
+def _rows_loop(nest: scf.ParallelOp, lanes_loop: int) -> int | None:
+    """The loop along which the most vector loads can be kept: they do not move with it."""
+    across = nest.body.block.args[lanes_loop]
+    best: tuple[int, int, int] | None = None
+    for d, loop in enumerate(nest.body.block.args):
+        if d == lanes_loop or _extent(nest, d) < 2:
+            continue
+        kept = sum(
+            times
+            for op, times in _accesses(nest)
+            if isinstance(op, memref.LoadOp) and _movement(op, across) == 1 and _movement(op, loop) == 0
+        )
+        if any(_movement(op, loop) is None for op, _ in _accesses(nest)):
+            continue
+        candidate = (kept, min(_extent(nest, d), 16), d)
+        if kept and (best is None or candidate > best):
+            best = candidate
+    return None if best is None else best[2]
+
+
+def _rows(extent: int, vectors: int, most: int) -> int:
+    """The tile height that costs the fewest cycles over all rows, the last and shorter tile included.
+
+    A tile of m rows takes max(multiply-adds, loads) at two a cycle, and at least the latency of one chain.
+    """
+
+    def cycles(rows: int) -> float:
+        return max(rows * vectors, rows + vectors, 8) / 2 if rows else 0.0
+
+    best = min(range(1, max(min(most, extent), 1) + 1), key=lambda m: ((extent // m) * cycles(m) + cycles(extent % m), -m))
+    return best
+
+
+Instance = tuple[int, int]
+"""(row, vector) of a tile."""
+
+
+@dataclass
+class _Tiler:
+    """Rewrites one nest by a plan."""
+
+    nest: scf.ParallelOp
+    plan: Plan
+    indices: Indices
+    moves: dict[SSAValue, tuple[bool, bool]] = field(default_factory=dict)
+    """Whether a value differs between rows, and between lanes."""
+
+    def rewrite(self) -> None:
+        nest, plan = self.nest, self.plan
+        self._analyse(nest.body.block)
+        others = [d for d in range(len(nest.body.block.args)) if d not in (plan.lanes_loop, plan.rows_loop)]
+        block = nest.parent_block()
+        assert block is not None
+        made = Block()
+        reduces = any(isinstance(op, scf.ForOp) for op in nest.body.walk())
+        if reduces:  # the panel of weights that the lanes need stays in cache while everything else passes
+            for lanes, count, start, end in self._lane_segments():
+                inner, at = self._loop(made, start, end, lanes * count, plan.lanes_loop)
+                self._others(inner, others, {plan.lanes_loop: at}, lanes, count)
+        else:
+            body, loops = self._parallel(made, others)
+            for lanes, count, start, end in self._lane_segments():
+                inner, at = self._loop(body, start, end, lanes * count, plan.lanes_loop)
+                self._tile(inner, {**loops, plan.lanes_loop: at}, lanes, count, 1)
+            if body is not made:
+                body.add_op(scf.ReduceOp())
+        self._end_loops(made)
+        for op in list(made.ops):
+            op.detach()
+            block.insert_op_before(op, nest)
+        nest.detach()
+        nest.erase()
+
+    def _end_loops(self, block: Block) -> None:
+        for op in list(block.walk()):
+            if isinstance(op, scf.ForOp) and not isinstance(op.body.block.last_op, scf.YieldOp):
+                op.body.block.add_op(scf.YieldOp())
+
+    def _others(self, block: Block, others: list[int], at: dict[int, SSAValue], lanes: int, count: int) -> None:
+        """The loops that are neither lanes nor rows, then the rows in tiles."""
+        body, loops = self._parallel(block, others)
+        loops |= at
+        plan = self.plan
+        if plan.rows_loop is None:
+            self._tile(body, loops, lanes, count, 1)
+        else:
+            extent = _extent(self.nest, plan.rows_loop)
+            whole = extent - extent % plan.rows
+            for rows, start, end in ((plan.rows, 0, whole), (extent - whole, whole, extent)):
+                if start < end:
+                    inner, row = self._loop(body, start, end, rows, plan.rows_loop)
+                    self._tile(inner, {**loops, plan.rows_loop: row}, lanes, count, rows)
+        if body is not block:
+            body.add_op(scf.ReduceOp())
+
+    def _lane_segments(self) -> Iterable[tuple[int, int, int, int]]:
+        """(lanes, vectors, start, end): whole tiles, then what is left by fewer vectors, 4 lanes, single elements."""
+        plan, extent = self.plan, _extent(self.nest, self.plan.lanes_loop)
+        start = 0
+        for lanes in dict.fromkeys((plan.lanes, min(plan.lanes, 8), min(plan.lanes, 4))):
+            counts = (plan.vectors, *range(plan.vectors - 1, 0, -1)) if lanes == plan.lanes else (1,)
+            for count in counts:
+                end = start + (extent - start) // (lanes * count) * (lanes * count)
+                if end > start:
+                    yield lanes, count, start, end
+                    start = end
+        if start < extent:
+            yield 1, 1, start, extent
+
+    def _parallel(self, block: Block, others: list[int]) -> tuple[Block, dict[int, SSAValue]]:
+        """The untouched loops, still parallel."""
+        if not others:
+            return block, {}
+        body = Block(arg_types=[IndexType()] * len(others))
+        for argument, d in zip(body.args, others, strict=True):
+            argument.name_hint = self.nest.body.block.args[d].name_hint
+        low, high, step = ([s[d] for d in others] for s in (self.nest.lowerBound, self.nest.upperBound, self.nest.step))
+        block.add_op(scf.ParallelOp(low, high, step, Region(body)))
+        return body, dict(zip(others, body.args, strict=True))
+
+    def _loop(self, block: Block, start: int, end: int, step: int, d: int) -> tuple[Block, SSAValue]:
+        """A loop from `start` to `end`; just its start where it runs once."""
+        if end - start == step:
+            return block, self.indices.constant(start)
+        body = Block(arg_types=[IndexType()])
+        body.args[0].name_hint = self.nest.body.block.args[d].name_hint
+        block.add_op(scf.ForOp(self.indices.constant(start), self.indices.constant(end), self.indices.constant(step), [], body))
+        return body, body.args[0]
+
+    def _analyse(self, block: Block) -> None:
+        """Which values differ between rows and between lanes of a tile."""
+        plan = self.plan
+        for d, argument in enumerate(self.nest.body.block.args):
+            self.moves[argument] = (d == plan.rows_loop, d == plan.lanes_loop)
+        changed = True
+        while changed:
+            changed = False
+            for op in self.nest.body.walk():
+                changed |= self._spread(op)
+
+    def _spread(self, op: Operation) -> bool:
+        before = [self.moves.get(r) for r in op.results]
+        if isinstance(op, scf.ForOp):
+            last = op.body.block.last_op
+            assert isinstance(last, scf.YieldOp)
+            groups = [
+                (result, argument, [init, value])
+                for result, argument, init, value in zip(op.res, op.body.block.args[1:], op.iter_args, last.arguments, strict=True)
+            ]
+            changed = False
+            for result, argument, sources in groups:
+                moved = self._union([*sources, argument])
+                changed |= self.moves.get(argument) != moved or self.moves.get(result) != moved
+                self.moves[argument] = self.moves[result] = moved
+            return changed
+        for result in op.results:
+            self.moves[result] = self._union(op.operands)
+        return before != [self.moves.get(r) for r in op.results]
+
+    def _union(self, values: Iterable[SSAValue]) -> tuple[bool, bool]:
+        flags = [self.moves.get(v, (False, False)) for v in values]
+        return any(f[0] for f in flags), any(f[1] for f in flags)
+
+    # -- one tile ------------------------------------------------------------------------------------------------
+
+    def _tile(self, block: Block, loops: dict[int, SSAValue], lanes: int, count: int, rows: int) -> None:
+        """The body of the nest for `rows` rows and `count` vectors of `lanes`, starting at `loops`."""
+        emitter = _TileEmitter(self, block, lanes, count, rows)
+        for d, argument in enumerate(self.nest.body.block.args):
+            start = loops[d]
+            if d == self.plan.rows_loop:
+                values = {(m, 0): emitter.shifted(start, m) for m in range(rows)}
+            elif d == self.plan.lanes_loop:
+                values = {(0, n): emitter.shifted(start, n * lanes) for n in range(count)}
+            else:
+                values = {(0, 0): start}
+            emitter.values[argument] = values
+        emitter.block(self.nest.body.block)
+
+
+@dataclass
+class _TileEmitter:
+    """Emits the ops of a tile: each scalar op once per instance in which it differs."""
+
+    tiler: _Tiler
+    target: Block
+    lanes: int
+    count: int
+    rows: int
+    values: dict[SSAValue, dict[Instance, SSAValue]] = field(default_factory=dict)
+    splats: dict[SSAValue, SSAValue] = field(default_factory=dict)
+
+    def add(self, op: Operation) -> SSAValue:
+        """Appends an op of one result."""
+        self.target.add_op(op)
+        return op.results[0]
+
+    def shifted(self, start: SSAValue, by: int) -> SSAValue:
+        """start + by."""
+        known = affine.constant(start)
+        if known is not None:
+            return self.tiler.indices.constant(known + by)
+        return start if by == 0 else self.add(arith.AddiOp(start, self.tiler.indices.constant(by)))
+
+    def instances(self, value: SSAValue) -> list[Instance]:
+        """The instances in which a value differs."""
+        by_row, by_lane = self.tiler.moves.get(value, (False, False))
+        return list(itertools.product(range(self.rows if by_row else 1), range(self.count if by_lane else 1)))
+
+    def on_lanes(self, value: SSAValue) -> bool:
+        """Whether the value is a vector in the tile: it differs between lanes and is no index."""
+        return self.lanes > 1 and self.tiler.moves.get(value, (False, False))[1] and not isinstance(value.type, IndexType)
+
+    def at(self, value: SSAValue, instance: Instance) -> SSAValue:
+        """The value in an instance, scalar or vector as it is."""
+        if value not in self.values:
+            return value
+        by_row, by_lane = self.tiler.moves.get(value, (False, False))
+        return self.values[value][instance[0] if by_row else 0, instance[1] if by_lane else 0]
+
+    def vector_at(self, value: SSAValue, instance: Instance) -> SSAValue:
+        """The value in an instance as a vector."""
+        found = self.at(value, instance)
+        if isinstance(found.type, VectorType):
+            return found
+        splat = self.splats.get(found)
+        if splat is None or splat.owner.parent_block() is not self.target:  # type: ignore[union-attr]
+            splat = self.splats[found] = self.add(vector.BroadcastOp(found, self.vector_type(found.type)))
+        return splat
+
+    def vector_type(self, element: Attribute) -> VectorType[Attribute]:
+        """A vector of the tile's lanes."""
+        return VectorType(element, [self.lanes])
+
+    def block(self, block: Block) -> None:
+        """All ops of a block, terminators of loops excluded."""
+        for op in block.ops:
+            if isinstance(op, scf.ForOp):
+                self._for(op)
+            elif isinstance(op, memref.LoadOp):
+                self.values[op.res] = {i: self._load(op, i) for i in self.instances(op.res)}
+            elif isinstance(op, memref.StoreOp):
+                self._stores(op)
+            elif not isinstance(op, scf.YieldOp | scf.ReduceOp):
+                self._compute(op)
+
+    def _compute(self, op: Operation) -> None:
+        result = op.results[0]
+        wide = self.on_lanes(result)
+        made: dict[Instance, SSAValue] = {}
+        for instance in self.instances(result):
+            operands = [self.vector_at(v, instance) if wide else self.at(v, instance) for v in op.operands]
+            kind = self.vector_type(result.type) if wide else result.type
+            clone = type(op).create(operands=operands, result_types=[kind], properties=op.properties, location=op.location)
+            made[instance] = self.add(clone)
+        self.values[result] = made
+
+    def _load(self, op: memref.LoadOp, instance: Instance) -> SSAValue:
+        indices = [self.at(v, instance) for v in op.indices]
+        if self.on_lanes(op.res):
+            load = vector.LoadOp(op.memref, indices, self.vector_type(op.res.type))
+        else:
+            load = memref.LoadOp.get(op.memref, indices)  # type: ignore[assignment]
+        return self.add(load)
+
+    def _stores(self, op: memref.StoreOp) -> None:
+        across = self.tiler.nest.body.block.args[self.tiler.plan.lanes_loop]
+        moved = _movement(op, across)
+        rows = any(self.tiler.moves.get(v, (False, False))[0] for v in op.operands)
+        lanes = any(self.tiler.moves.get(v, (False, False))[1] for v in op.operands)
+        for instance in itertools.product(range(self.rows if rows else 1), range(self.count if lanes else 1)):
+            indices = [self.at(v, instance) for v in op.indices]
+            if self.lanes == 1 or not lanes:
+                self.target.add_op(memref.StoreOp.get(self.at(op.value, instance), op.memref, indices))
+            elif moved == 1:
+                self.target.add_op(vector.StoreOp(self.vector_at(op.value, instance), op.memref, indices))
+            else:
+                self._scatter(op, across, indices, self.vector_at(op.value, instance))
+
+    def _scatter(self, op: memref.StoreOp, across: SSAValue, indices: Sequence[SSAValue], value: SSAValue) -> None:
+        """A short loop over the lanes, each index moved as far as the loop on lanes moves it."""
+        indices_of = self.tiler.indices
+        body = Block(arg_types=[IndexType()])
+        lane = body.args[0]
+        lane.name_hint = "lane"
+        inner = _TileEmitter(self.tiler, body, self.lanes, self.count, self.rows)
+        element = inner.add(vector.ExtractOp(value, [lane], op.value.type))
+        place = []
+        for index, original in zip(indices, op.indices, strict=True):
+            moved = affine.coefficient(original, across) or 0
+            by = lane if moved == 1 else inner.add(arith.MuliOp(lane, indices_of.constant(moved))) if moved else None
+            place.append(index if by is None else inner.add(arith.AddiOp(index, by)))
+        body.add_op(memref.StoreOp.get(element, op.memref, place))
+        body.add_op(scf.YieldOp())
+        zero, one = indices_of.constant(0), indices_of.constant(1)
+        self.target.add_op(scf.ForOp(zero, indices_of.constant(self.lanes), one, [], body))
+
+    def _for(self, op: scf.ForOp) -> None:
+        """One loop that carries every instance of every carried value."""
+        carried = op.body.block.args[1:]
+        slots = [(k, i) for k, argument in enumerate(carried) for i in self.instances(argument)]
+        starts = [
+            self.vector_at(op.iter_args[k], i) if self.on_lanes(carried[k]) else self.at(op.iter_args[k], i) for k, i in slots
+        ]
+        body = Block(arg_types=[IndexType(), *(s.type for s in starts)])
+        body.args[0].name_hint = op.body.block.args[0].name_hint
+        inner = _TileEmitter(self.tiler, body, self.lanes, self.count, self.rows, dict(self.values))
+        inner.values[op.body.block.args[0]] = {(0, 0): body.args[0]}
+        for k, argument in enumerate(carried):
+            inner.values[argument] = {}
+            for (j, i), new in zip(slots, body.args[1:], strict=True):
+                if j == k:
+                    inner.values[argument][i] = new
+                    new.name_hint = _slot_name(argument, i, self.rows, self.count)
+        inner.block(op.body.block)
+        last = op.body.block.last_op
+        assert isinstance(last, scf.YieldOp)
+        ends = [
+            inner.vector_at(last.arguments[k], i) if self.on_lanes(carried[k]) else inner.at(last.arguments[k], i)
+            for k, i in slots
+        ]
+        body.add_op(scf.YieldOp(*ends))
+        loop = scf.ForOp(op.lb, op.ub, op.step, starts, body)
+        self.target.add_op(loop)
+        for k, result in enumerate(op.res):
+            self.values[result] = {i: new for (j, i), new in zip(slots, loop.res, strict=True) if j == k}
+
+
+def _slot_name(argument: SSAValue, instance: Instance, rows: int, count: int) -> str:
+    """`sum`, `sum3` (row or vector 3) or `sum3_1`."""
+    name = argument.name_hint or "sum"
+    parts = [str(i) for i, n in zip(instance, (rows, count), strict=True) if n > 1]
+    return name + "_".join(parts)
+

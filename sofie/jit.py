@@ -32,6 +32,13 @@ if TYPE_CHECKING:
 FLAGS = ("-std=c++17", "-O2", "-fno-math-errno", "-fPIC", "-shared", "-w")
 
 
+def flags_for(blas: str) -> tuple[str, ...]:
+    """The flags with what a BLAS needs; `$SOFIE_BLAS` replaces `-lopenblas`."""
+    if blas == "none":
+        return FLAGS
+    return (*FLAGS, *os.environ.get("SOFIE_BLAS", "-lopenblas").split())
+
+
 def compiler() -> list[str]:
     """The command of the C++ compiler: $CXX, g++, clang++, c++, or zig's from the package ziglang.
 
@@ -77,7 +84,7 @@ def build(source: str, flags: Sequence[str] = FLAGS) -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         text, made = Path(scratch, "model.cpp"), Path(scratch, "model.so")
         text.write_text(source)
-        done = subprocess.run([*command, *flags, "-o", str(made), str(text)], capture_output=True, text=True, check=False)
+        done = subprocess.run([*command, "-o", str(made), str(text), *flags], capture_output=True, text=True, check=False)
         if done.returncode != 0:
             kept = folder / f"{key}.cpp"
             kept.write_text(source)
@@ -99,6 +106,7 @@ def source_of(program: Program) -> str:
         arguments.append(f"static_cast<{'' if written else 'const '}{inside} *>({'out' if written else 'in'}[{k - len(program.inputs) if written else k}])")
     return f"""#include <cstddef>
 #include <cstdint>
+{"#include <cblas.h>" if program.uses_blas else ""}
 #define SOFIE_TARGET {program.cpu.attribute}
 #define SOFIE_LANES {program.cpu.lanes}
 

@@ -39,6 +39,7 @@ FUSE = (
     Step("decompose", "function operators without a lowering become the ones their schema is made of", optional=False),
     Step("lower-onnx", "from operators to structured ops: everything below is one op with maps", optional=False),
     Step("dce", "weights that were folded or re-laid are no longer used"),
+    Step("fold-reshape", "keepdims leaves reshapes that would keep ops apart"),
     Step("fuse-elementwise", "chains become one op, so that the next two passes see one epilogue, not five"),
     Step("fuse-reduction", "rows: reductions and elementwise ops over the same rows share their outer loops"),
     Step("fuse-epilogue", "bias, activation and residual join the contraction that feeds them", level="tensor"),
@@ -49,8 +50,8 @@ LOWER = (
     Step("pack-weights", "constants of contractions are laid out for the loop that will run over lanes"),
     Step("assign-destinations", "decides where each result lives, while values still say who reads them", optional=False),
     Step("bufferize", "mechanical: tensors become buffers", optional=False),
+    Step("lower-to-blas", "contractions a library does better, if asked; what stood in registers gets buffers"),
     Step("plan-memory", "all buffers share one arena", optional=False, level="buffer"),
-    Step("lower-to-blas", "contractions a library does better; does nothing unless asked"),
     Step("lower-loops", "each group becomes one nest", optional=False),
     Step("vectorize", "lanes and register tiles, while the nest still says which loops are parallel"),
     Step("outline-kernels", "one function a kernel; equal kernels are shared", optional=False, level="loop"),
@@ -92,13 +93,13 @@ def optional_passes() -> list[str]:
 
 
 def _group(item: ArgSpec, left_out: set[str], options: dict[str, ArgSpec]) -> list[Stage]:
-    given = dict(item.args)
+    given = dict(item.parameters)
     stages = []
     for step in GROUPS[item.name]:
         mine = {f.name.replace("_", "-") for f in fields(_pass_class(step.name))}
         args = {k: v for k, v in given.items() if k.replace("_", "-") in mine}
         if step.name in options:
-            args |= options[step.name].args
+            args |= options[step.name].parameters
         if step.name not in left_out:
             stages.append(Stage(_instantiate(ArgSpec(step.name, args)), step.level))
         elif step.level is not None and stages:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from xdsl.dialects.builtin import BoolAttr, MemRefType
 from xdsl.ir import Dialect, SSAValue
-from xdsl.irdl import IRDLOperation, irdl_op_definition, operand_def, prop_def
+from xdsl.irdl import IRDLOperation, ParsePropInAttrDict, irdl_op_definition, operand_def, prop_def
 from xdsl.utils.exceptions import VerifyException
 
 from sofie.dialects.types import shape_of
@@ -25,6 +25,7 @@ class GemmOp(IRDLOperation):
     transpose_a = prop_def(BoolAttr)
     transpose_b = prop_def(BoolAttr)
 
+    irdl_options = (ParsePropInAttrDict(),)
     assembly_format = "$a `,` $b `,` $c attr-dict `:` type($a) `,` type($b) `,` type($c)"
 
     def __init__(self, a: SSAValue, b: SSAValue, c: SSAValue, transpose_a: bool, transpose_b: bool) -> None:

@@ -23,7 +23,7 @@ from xdsl.ir import Operation, SSAValue
 from sofie import weight_file
 from sofie.dialects.sofie import WeightOp
 from sofie.dialects.types import shape_of
-from sofie.emit.printer import KernelPrinter, is_stored, scalar_type
+from sofie.emit.printer import KernelPrinter, scalar_type
 from sofie.errors import SofieError
 from sofie.naming import Namer, identifier
 from sofie.rewrite import blame, node_names
@@ -145,6 +145,11 @@ class Program:
         return texts
 
     @property
+    def uses_blas(self) -> bool:
+        """Whether the program must be linked with a CBLAS."""
+        return any("cblas_" in kernel for kernel in self.kernels)
+
+    @property
     def kernel_calls(self) -> int:
         """How many kernels one inference runs; 0 means that the result was known when compiling."""
         return sum(isinstance(op, func.CallOp) for op in self.infer.body.block.ops)
@@ -224,6 +229,7 @@ class Program:
             "",
             *(f"#include <{name}>" for name in includes),
             *_FILE_INCLUDES,
+            *(["#include <cblas.h>"] if self.uses_blas else []),
             "",
             f"#define SOFIE_TARGET {self.cpu.attribute}",
             f"#define SOFIE_LANES {self.cpu.lanes}",

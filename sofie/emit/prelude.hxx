@@ -15,12 +15,12 @@ template <class T, class Byte> inline T *at(Byte *base, std::size_t bytes)
 // The larger and the smaller of two; NaN if either is NaN.
 template <class T> SOFIE_INLINE T maximum(T a, T b)
 {
-   return (a < b) | (b != b) ? b : a;
+   return ((a < b) | (b != b)) ? b : a;
 }
 
 template <class T> SOFIE_INLINE T minimum(T a, T b)
 {
-   return (b < a) | (b != b) ? b : a;
+   return ((b < a) | (b != b)) ? b : a;
 }
 
 // Integer arithmetic that wraps.

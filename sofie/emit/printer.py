@@ -26,8 +26,9 @@ from xdsl.dialects.builtin import (
 )
 from xdsl.ir import Attribute, Block, BlockArgument, Operation, SSAValue
 
-from sofie.dialects.types import shape_of
+from sofie.dialects.blas import GemmOp
 from sofie.errors import SofieError
+from sofie.memory import is_written
 from sofie.naming import EMITTED, Namer
 from sofie.passes.bufferize import strides_and_offset
 from sofie.rewrite import blame
@@ -146,12 +147,12 @@ class KernelPrinter:
         """The whole function."""
         parameters = []
         for argument in function.body.block.args:
-            name = self.names(argument.name_hint or ("x" if not is_stored(argument) else "y"))
+            name = self.names(argument.name_hint or ("x" if not is_written(argument) else "y"))
             kind = argument.type
             assert isinstance(kind, MemRefType), kind
             element = scalar_type(kind.get_element_type())
-            qualifier = "" if is_stored(argument) else "const "
-            parameters.append(f"{qualifier}{element} *{'__restrict ' if is_stored(argument) else ''}{name}")
+            qualifier = "" if is_written(argument) else "const "
+            parameters.append(f"{qualifier}{element} *{'__restrict ' if is_written(argument) else ''}{name}")
             self.pointers[argument] = (name, 0)
         head = f"{attributes}void {function.sym_name.data}("
         joined = ", ".join(parameters)
@@ -188,7 +189,8 @@ class KernelPrinter:
         expression = self.expression(op)
         expression.reads = _reads_memory(op) or any(v in self.spelled and self.spelled[v].reads for v in op.operands)
         room = WIDTH - 3 * self.depth - 12
-        if _always_inline(op) or (not _read_twice(op) and _can_wait(op, expression.reads) and len(expression.text) < room):
+        waits = not _read_twice(op) and _can_wait(op, expression.reads)
+        if _always_inline(op) or (waits and (len(expression.text) < room or _accumulates(op))):
             self.spelled[result] = expression
             return
         name = self.names(result.name_hint or _default_name(op))
@@ -200,6 +202,18 @@ class KernelPrinter:
 
     def _vector_store(self, op: vector.StoreOp) -> None:
         self.line(f"detail::store({self.address(op.base, op.indices)}, {self.vector_text(op.vector)});")
+
+    def _gemm(self, op: GemmOp) -> None:
+        """C += A' B' by the library."""
+        m, n, k = op.sizes
+        letter = "s" if isinstance(op.c.type.get_element_type(), Float32Type) else "d"  # type: ignore[attr-defined]
+        flags = ["CblasTrans" if f.value.data else "CblasNoTrans" for f in (op.transpose_a, op.transpose_b)]
+        parts = [f"{self.pointer(v)}, {strides_and_offset(v.type)[0][0]}" for v in (op.a, op.b, op.c)]  # type: ignore[arg-type]
+        one = "1.0f" if letter == "s" else "1.0"
+        self.line(
+            f"cblas_{letter}gemm(CblasRowMajor, {', '.join(flags)}, {m}, {n}, {k}, "
+            f"{one}, {parts[0]}, {parts[1]}, {one}, {parts[2]});"
+        )
 
     def _alloca(self, op: memref.AllocaOp) -> None:
         name = self.names(op.memref.name_hint or "tile")
@@ -296,7 +310,8 @@ class KernelPrinter:
     def vector_text(self, value: SSAValue) -> str:
         """The text of a value where a vector must stand: a splat is spelled out."""
         if isinstance(value.owner, vector.BroadcastOp):
-            return f"{type_name(value.type)}{{}} + {self._spell(value.owner.source).inside(13)}"
+            scalar = self._spell(value.owner.source).inside(13)
+            return f"{type_name(value.type)}{{}}" if scalar in ("0.0f", "0.0") else f"{type_name(value.type)}{{}} + {scalar}"
         return self.text(value)
 
     def _spell(self, value: SSAValue) -> Expression:
@@ -494,17 +509,6 @@ class KernelPrinter:
         return 0
 
 
-def is_stored(value: SSAValue) -> bool:
-    """Whether the function writes through this memref, a view of it included."""
-    for use in value.uses:
-        op = use.operation
-        if isinstance(op, memref.StoreOp | vector.StoreOp) and use.index == 1:
-            return True
-        if isinstance(op, memref.SubviewOp | memref.CastOp | memref.CollapseShapeOp | memref.ExpandShapeOp) and is_stored(op.results[0]):
-            return True
-    return False
-
-
 def _is_constant(value: SSAValue) -> bool:
     return isinstance(value.owner, arith.ConstantOp)
 
@@ -514,6 +518,12 @@ def _always_inline(op: Operation) -> bool:
     return isinstance(op, arith.ConstantOp | vector.BroadcastOp) or (
         isinstance(op.results[0].type, IndexType) and isinstance(op, arith.AddiOp | arith.MuliOp | arith.SubiOp)
     )
+
+
+def _accumulates(op: Operation) -> bool:
+    """Whether the value is a carried variable's next one, `carried + something`: it prints as `+=`."""
+    user = next(iter(op.results[0].uses)).operation
+    return isinstance(op, arith.AddfOp) and isinstance(user, scf.YieldOp) and isinstance(op.lhs, BlockArgument)
 
 
 def _read_twice(op: Operation) -> bool:
@@ -560,6 +570,7 @@ _Rule = Callable[[KernelPrinter, Operation], Expression]
 _STATEMENTS: dict[type[Operation], _Statement] = {
     memref.StoreOp: KernelPrinter._store,  # type: ignore[dict-item]
     vector.StoreOp: KernelPrinter._vector_store,  # type: ignore[dict-item]
+    GemmOp: KernelPrinter._gemm,  # type: ignore[dict-item]
     memref.AllocaOp: KernelPrinter._alloca,  # type: ignore[dict-item]
     memref.SubviewOp: KernelPrinter._subview,  # type: ignore[dict-item]
     memref.CastOp: KernelPrinter._same_memory,

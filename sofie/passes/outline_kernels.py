@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from xdsl.context import Context
-from xdsl.dialects import arith, func, memref, vector
+from xdsl.dialects import arith, func, memref
 from xdsl.dialects.builtin import MemRefType, ModuleOp, NoneAttr, StridedLayoutAttr, StringAttr
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
 
 from sofie.dialects.sofie import FusedOp, WeightOp, YieldOp
+from sofie.memory import writes_operand
 from sofie.naming import EMITTED, Namer
 from sofie.passes.bufferize import strides_and_offset
 from sofie.rewrite import defining, node_names
@@ -109,10 +110,7 @@ def _captured(group: FusedOp) -> list[SSAValue]:
 
 
 def _stored_in(value: SSAValue, group: FusedOp) -> bool:
-    stores = (memref.StoreOp, vector.StoreOp)
-    return any(
-        isinstance(use.operation, stores) and use.index == 1 and _within(use.operation, group) for use in value.uses
-    )
+    return any(writes_operand(use.operation, use.index) and _within(use.operation, group) for use in value.uses)
 
 
 def _within(op: Operation, group: FusedOp) -> bool:

@@ -13,8 +13,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from xdsl.dialects import func, memref
 from xdsl.context import Context
+from xdsl.dialects import func, memref
 from xdsl.dialects.arith import ConstantOp
 from xdsl.dialects.builtin import (
     ArrayAttr,
@@ -28,17 +28,15 @@ from xdsl.dialects.builtin import (
     i8,
     i64,
 )
-from xdsl.dialects.linalg.ops import GenericOp
 from xdsl.ir import Attribute, Operation, SSAValue
 from xdsl.passes import ModulePass
 
 from sofie.dialects.types import bytes_of
+from sofie.memory import VIEWS, writes_operand
 from sofie.rewrite import ancestor_in, positions
 
 ALIGNMENT = 64
 """Bytes: a cache line, and the widest vector."""
-
-VIEWS = (memref.SubviewOp, memref.CollapseShapeOp, memref.ExpandShapeOp, memref.CastOp)
 
 
 @dataclass(frozen=True)
@@ -114,7 +112,7 @@ def _touching(value: SSAValue[Attribute]) -> list[tuple[Operation, bool]]:
         if isinstance(user, VIEWS):
             found += _touching(user.results[0])
         else:
-            found.append((user, not isinstance(user, GenericOp) or use.index >= len(user.inputs)))
+            found.append((user, writes_operand(user, use.index)))
     return found
 
 

@@ -1,0 +1,71 @@
+"""SOFIE lowers an ONNX model, level by level and in the open, until it is plain C++ that runs as fast as the machine allows.
+
+    >>> import sofie
+    >>> model = sofie.compile("model.onnx", dims={"batch": 1})
+    >>> y = model(x)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sofie.errors import SofieError, UnsupportedError
+
+if TYPE_CHECKING:
+    import onnx
+
+    from sofie.compiler import Generated, Model
+
+__version__ = "0.1.0"
+__all__ = ["SofieError", "UnsupportedError", "compile", "generate"]
+
+
+def compile(  # noqa: A001  # the field's own word, always written sofie.compile
+    model: str | Path | bytes | onnx.ModelProto,
+    *,
+    dims: Mapping[str, int] | None = None,
+    set: Mapping[str, object] | None = None,  # noqa: A002  # named like the command line's --set
+    cpu: str = "native",
+    blas: str = "none",
+    passes: str = "fuse,lower",
+    without: Sequence[str] = (),
+) -> Model:
+    """A model (path, bytes or ModelProto) as machine code in this process.
+
+    dims: sizes of free dimensions by name ("batch") or "input:axis". set: inputs that become constants. cpu: "native",
+    "x86-64-v4", "x86-64-v3", "portable" or "scalar". blas: "none" or "cblas". passes: groups and passes of
+    `sofie.pipeline`. without: optional passes to leave out. Needs a C++ compiler; its work is cached on disk.
+
+    Raises SofieError with one sentence on anything wrong with the model, the options or the compiler, UnsupportedError
+    where the model is valid and this version cannot lower it.
+    """
+    from sofie.compiler import Options, compile_model
+
+    return compile_model(model, Options(dims or {}, set or {}, cpu, blas, passes, without))
+
+
+def generate(
+    model: str | Path | bytes | onnx.ModelProto,
+    folder: str | Path,
+    *,
+    name: str | None = None,
+    weights: str = "file",
+    dims: Mapping[str, int] | None = None,
+    set: Mapping[str, object] | None = None,  # noqa: A002  # named like the command line's --set
+    cpu: str = "native",
+    blas: str = "none",
+    passes: str = "fuse,lower",
+    without: Sequence[str] = (),
+) -> Generated:
+    """Writes a model as `<name>.hxx` and, with weights="file", `<name>.dat` ("embed" puts them into the header).
+
+    Options and errors are those of `sofie.compile`.
+    """
+    from sofie.compiler import Options, generate
+
+    if weights not in ("file", "embed"):
+        raise SofieError(f"weights={weights!r}: choose 'file' or 'embed'")
+    options = Options(dims or {}, set or {}, cpu, blas, passes, without)
+    return generate(model, folder, options, name, weights == "embed")

@@ -1,0 +1,195 @@
+"""From a model to machine code, or to files: what `sofie.compile` and `sofie.generate` do, and the command line with them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import onnx
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.utils.arg_spec import ArgSpec
+
+from sofie import jit, pipeline
+from sofie.emit.cpp import Port, Program
+from sofie.errors import SofieError, printable
+from sofie.frontends.onnx import load
+from sofie.naming import identifier
+from sofie.target import cpu as cpu_named
+from sofie.weights import Array
+
+Source = str | Path | bytes | onnx.ModelProto
+BLAS = ("none", "cblas")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a model is compiled.
+
+    dims: sizes of free dimensions, by name or "input:axis". values: inputs that become constants. cpu: a name of
+    `sofie.target`. blas: "none" or "cblas". passes: the pipeline. without: optional passes to leave out.
+    """
+
+    dims: Mapping[str, int] = field(default_factory=dict)
+    values: Mapping[str, object] = field(default_factory=dict)
+    cpu: str = "native"
+    blas: str = "none"
+    passes: str = pipeline.DEFAULT
+    without: Sequence[str] = ()
+    verify_each: bool = False
+
+    def stages(self) -> list[pipeline.Stage]:
+        """The passes to run. Raises SofieError on names that do not exist."""
+        if self.blas not in BLAS:
+            raise SofieError(f"--blas {printable(self.blas)}: choose one of {', '.join(BLAS)}")
+        target = cpu_named(self.cpu)
+        options = {
+            "vectorize": ArgSpec("vectorize", {"cpu": (target.name,)}),
+            "lower-to-blas": ArgSpec("lower-to-blas", {"library": (self.blas,)}),
+        }
+        return pipeline.parse(self.passes, self.without, options)
+
+
+Progress = Callable[[str], None]
+
+
+def lower(source: Source | ModuleOp, name: str, options: Options, progress: Progress | None = None) -> Program:
+    """The program of a model: read, lowered to level 4, ready to be printed. `progress` is told each step's name."""
+    if isinstance(source, ModuleOp):
+        module = source
+    else:
+        if progress is not None:
+            progress("read the model")
+        module = load(source, options.dims, options.values)
+    pipeline.run(
+        module,
+        options.stages(),
+        verify_each=options.verify_each,
+        observe=None if progress is None else lambda done, _module, _seconds: progress(done.name),
+    )
+    return Program(module, name, cpu_named(options.cpu))
+
+
+def default_name(source: Source) -> str:
+    """The name a model gets when none is given: that of its file."""
+    return identifier(Path(source).stem, "model") if isinstance(source, str | Path) else "model"
+
+
+class Model:
+    """A compiled model: call it with arrays in model order, or `run` it with a dictionary by ONNX name.
+
+    One object serves one thread at a time: it owns its scratch memory.
+    """
+
+    def __init__(self, compiled: jit.Compiled) -> None:
+        self._compiled = compiled
+
+    @property
+    def inputs(self) -> list[Port]:
+        """Name, type and shape of each input."""
+        return self._compiled.program.inputs
+
+    @property
+    def outputs(self) -> list[Port]:
+        """Name, type and shape of each output."""
+        return self._compiled.program.outputs
+
+    @property
+    def program(self) -> Program:
+        """The lowered program behind it."""
+        return self._compiled.program
+
+    @property
+    def library(self) -> Path:
+        """The shared library in the cache."""
+        return self._compiled.library
+
+    def __call__(self, *arrays: object) -> Array | tuple[Array, ...]:
+        """The output, or a tuple of them. Raises SofieError on a wrong number, type or shape of inputs."""
+        if len(arrays) != len(self.inputs):
+            names = ", ".join(printable(p.name) for p in self.inputs)
+            raise SofieError(f"the model takes {len(self.inputs)} input(s) ({names}), not {len(arrays)}")
+        results = self._compiled.run([conform(a, p) for a, p in zip(arrays, self.inputs, strict=True)])
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def run(self, feeds: Mapping[str, object]) -> dict[str, Array]:
+        """The outputs by name, from inputs by name. Raises SofieError on missing, unknown or ill-shaped inputs."""
+        known = {p.name for p in self.inputs}
+        if unknown := sorted(set(feeds) - known):
+            raise SofieError(f"the model has no input {printable(unknown[0])!r}; it has {', '.join(map(printable, known))}")
+        if missing := sorted(known - set(feeds)):
+            raise SofieError(f"input {printable(missing[0])!r} is missing")
+        results = self._compiled.run([conform(feeds[p.name], p) for p in self.inputs])
+        return {p.name: r for p, r in zip(self.outputs, results, strict=True)}
+
+
+def conform(value: object, port: Port) -> Array:
+    """`value` as the contiguous array that `port` takes; raises SofieError where it is another type or shape."""
+    array = np.asarray(value)
+    dtype = np.dtype(port.dtype)
+    if array.dtype != dtype:
+        if array.dtype.kind not in "biuf" or not np.can_cast(array.dtype, dtype, "same_kind"):
+            raise SofieError(f"input {printable(port.name)!r} is {array.dtype}, the model takes {dtype}")
+        array = array.astype(dtype)
+    if array.shape != port.shape:
+        raise SofieError(f"input {printable(port.name)!r} has shape {array.shape}, the model takes {port.shape}")
+    return np.require(array, requirements=["C", "A"])
+
+
+def compile_model(source: Source, options: Options, name: str | None = None, progress: Progress | None = None) -> Model:
+    """A model as machine code in this process; the compiler's work is cached on disk."""
+    program = lower(source, name or default_name(source), options, progress)
+    if progress is not None:
+        progress("compile the C++")
+    return Model(jit.compile_program(program, jit.flags_for(options.blas)))
+
+
+@dataclass(frozen=True)
+class Generated:
+    """The files of a generated model; `data` is None where the weights are in the header."""
+
+    header: Path
+    data: Path | None
+    program: Program
+
+
+def generate(
+    source: Source,
+    folder: str | Path,
+    options: Options,
+    name: str | None = None,
+    embed: bool = False,
+    progress: Progress | None = None,
+) -> Generated:
+    """Writes `<name>.hxx` and `<name>.dat` into `folder`, each in one step: nothing half-written stays behind."""
+    program = lower(source, name or default_name(source), options, progress)
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    header = target / f"{program.name}.hxx"
+    data = None if embed else target / f"{program.name}.dat"
+    text = program.header(embed)
+    if data is not None:
+        _write(data, program.weight_bytes())
+    _write(header, text.encode())
+    return Generated(header, data, program)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Writes a file in one step."""
+    try:
+        handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise SofieError(f"cannot write to {str(path.parent)!r}: {error.strerror}") from error
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+        os.chmod(scratch, 0o644)
+        os.replace(scratch, path)
+    except OSError as error:
+        raise SofieError(f"cannot write {str(path)!r}: {error.strerror}") from error
+    finally:
+        if os.path.exists(scratch):
+            os.unlink(scratch)

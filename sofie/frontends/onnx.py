@@ -1,4 +1,4 @@
-"""Reads an ONNX model, of opset 7 to 28, into a level 1 module with static shapes.
+"""Reads an ONNX model of any opset up to 28 into a level 1 module with static shapes.
 
 The skeleton of the model (large weights set aside) is inlined, bound to the given sizes and converted to one opset;
 then one pass in topological order binds, folds and infers: a node whose inputs are small known values is evaluated by
@@ -30,7 +30,12 @@ from sofie.naming import identifier
 from sofie.reference import NONDETERMINISTIC, evaluate_node
 from sofie.weights import Array
 
-OLDEST_OPSET = 7
+OLDEST_OPSET = 1
+"""What the version converter takes; 7 and later are tested on every operator, older ones where the suite has them."""
+
+NEW_IR = 8
+"""Before version 4 of the format, the converter wants every weight among the inputs."""
+
 SKELETON_BYTES = 1024
 """Larger initialisers do not pass through the version converter: it copies them several times."""
 
@@ -220,6 +225,7 @@ def _convert(model: onnx.ModelProto) -> onnx.ModelProto:
     version = versions.get("", versions.get("ai.onnx", OPSET))
     if version == OPSET:
         return model
+    model.ir_version = max(model.ir_version, NEW_IR)
     try:
         return onnx.version_converter.convert_version(model, OPSET)
     except Exception as error:

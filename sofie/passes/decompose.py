@@ -68,11 +68,12 @@ def _expand(op: OnnxOp) -> bool:
     results: list[SSAValue] = list(terminator.operands)
     target = op.parent_block()
     assert target is not None
+    terminator.detach()
+    terminator.erase()
     for inner in list(block.ops):
-        if inner is not terminator:
-            inner.detach()
-            inner.location = op.location
-            target.insert_op_before(inner, op)
+        inner.detach()
+        inner.location = op.location
+        target.insert_op_before(inner, op)
     replace_results(op, results)
     return True
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from xdsl.context import Context
-from xdsl.dialects import linalg
+from xdsl.dialects import linalg, tensor
 from xdsl.dialects.builtin import AffineMapAttr, ModuleOp
 from xdsl.dialects.linalg.ops import GenericOp
 from xdsl.ir import Block, Region, SSAValue
@@ -116,8 +116,8 @@ def _merge(producer: GenericOp, consumer: GenericOp, value: SSAValue, loops: lis
         inner = {producer.body.block.args[j]: block.args[p] for j, p in positions.items()}
         scalar = _inline(producer, block, inner, _producer_loops(producer, maps[reading]) or loops)
         values[consumer.body.block.args[reading]] = scalar
-    for op in consumer.body.block.ops:
-        block.add_op(op.clone(values))
+    for inner_op in consumer.body.block.ops:
+        block.add_op(inner_op.clone(values))
     new = GenericOp(
         [v for v, _ in operands],
         list(consumer.outputs),
@@ -131,8 +131,10 @@ def _merge(producer: GenericOp, consumer: GenericOp, value: SSAValue, loops: lis
     assert parent is not None
     parent.insert_op_before(new, consumer)
     replace_results(consumer, list(new.results))
-    producer.detach()
-    producer.erase()
+    unused = [v.owner for v in producer.outputs if isinstance(v.owner, tensor.EmptyOp) and users(v) == [producer]]
+    for op in [producer, *unused]:
+        op.detach()
+        op.erase()
     return new
 
 

@@ -209,6 +209,9 @@ class Lowering:
             return self.weight(self._weight_name(x), array.reshape(new))
         if math.prod(new) == 0:
             return self.empty(new, element_of(x))
+        if not old or not new:  # a scalar: reassociations have no form for it
+            maps = [structured.dims_map(len(new), [None] * len(old)), structured.identity(len(new))]
+            return self.generic([x], [self.empty(new, element_of(x))], maps, lambda _, args: [args[0]])[0]
         for step in reshape_steps(old, new):
             x = self.insert(reshape_op(x, step))
         return x
@@ -289,14 +292,15 @@ Step = tuple[str, tuple[int, ...], list[list[int]]]
 
 
 def reshape_steps(old: Sequence[int], new: Sequence[int]) -> list[Step]:
-    """The views that turn shape `old` into `new` (equal, nonzero element counts): collapse, then expand, as needed."""
+    """The views that turn shape `old` into `new`: collapse, then expand, as needed.
+
+    Both have rank 1 at least and equal, nonzero element counts.
+    """
     groups: list[tuple[list[int], list[int]]] = []
     i = j = 0
     while i < len(old) or j < len(new):
         a, b = ([i], [j]) if i < len(old) and j < len(new) else ([], [])
-        if not a:
-            if not groups:
-                groups.append(([], []))
+        if not a:  # trailing extents of 1 join the last group
             groups[-1][0].extend(range(i, len(old)))
             groups[-1][1].extend(range(j, len(new)))
             break
@@ -313,13 +317,11 @@ def reshape_steps(old: Sequence[int], new: Sequence[int]) -> list[Step]:
                 j += 1
         groups.append((a, b))
     middle = tuple(math.prod(old[k] for k in a) for a, _ in groups)
-    if not old or not new:
-        middle = ()
     steps: list[Step] = []
     if middle != tuple(old):
-        steps.append(("collapse", middle, [a for a, _ in groups] if middle else []))
+        steps.append(("collapse", middle, [a for a, _ in groups]))
     if middle != tuple(new):
-        steps.append(("expand", tuple(new), [b for _, b in groups] if middle else []))
+        steps.append(("expand", tuple(new), [b for _, b in groups]))
     return steps
 
 

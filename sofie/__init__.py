@@ -1,8 +1,8 @@
-"""SOFIE lowers an ONNX model, level by level and in the open, until it is plain C++ that runs as fast as the machine allows.
+"""SOFIE lowers an ONNX model, level by level and in the open, to plain C++ that runs as fast as the machine allows.
 
-    >>> import sofie
-    >>> model = sofie.compile("model.onnx", dims={"batch": 1})
-    >>> y = model(x)
+>>> import sofie
+>>> model = sofie.compile("model.onnx", dims={"batch": 1})
+>>> y = model(x)
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ __version__ = "0.1.0"
 __all__ = ["SofieError", "UnsupportedError", "compile", "generate"]
 
 
-def compile(  # noqa: A001  # the field's own word, always written sofie.compile
+def compile(  # the field's own word, always written sofie.compile
     model: str | Path | bytes | onnx.ModelProto,
     *,
     dims: Mapping[str, int] | None = None,
-    set: Mapping[str, object] | None = None,  # noqa: A002  # named like the command line's --set
+    set: Mapping[str, object] | None = None,  # named like the command line's --set
     cpu: str = "native",
     blas: str = "none",
     passes: str = "fuse,lower",
@@ -53,7 +53,7 @@ def generate(
     name: str | None = None,
     weights: str = "file",
     dims: Mapping[str, int] | None = None,
-    set: Mapping[str, object] | None = None,  # noqa: A002  # named like the command line's --set
+    set: Mapping[str, object] | None = None,  # named like the command line's --set
     cpu: str = "native",
     blas: str = "none",
     passes: str = "fuse,lower",

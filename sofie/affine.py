@@ -12,7 +12,9 @@ from xdsl.ir import BlockArgument, SSAValue
 def constant(value: SSAValue) -> int | None:
     """The value of an `arith.constant` of integer type, or None."""
     owner = value.owner
-    return owner.value.value.data if isinstance(owner, arith.ConstantOp) and isinstance(owner.value, IntegerAttr) else None
+    return (
+        owner.value.value.data if isinstance(owner, arith.ConstantOp) and isinstance(owner.value, IntegerAttr) else None
+    )
 
 
 def coefficient(value: SSAValue, loop: SSAValue) -> int | None:

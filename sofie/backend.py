@@ -12,7 +12,7 @@ from onnx.backend.base import Backend, BackendRep
 from sofie.compiler import Model, Options, compile_model
 
 
-class SofieRep(BackendRep):  # type: ignore[misc]  # onnx.backend is not typed
+class SofieRep(BackendRep):
     """A prepared model: `run` takes the inputs in model order, or a dictionary by name."""
 
     def __init__(self, model: Model) -> None:
@@ -25,7 +25,7 @@ class SofieRep(BackendRep):  # type: ignore[misc]  # onnx.backend is not typed
         return result if isinstance(result, tuple) else (result,)
 
 
-class SofieBackend(Backend):  # type: ignore[misc]  # onnx.backend is not typed
+class SofieBackend(Backend):
     """Prepares models for the CPU."""
 
     @classmethod
@@ -41,7 +41,12 @@ class SofieBackend(Backend):  # type: ignore[misc]  # onnx.backend is not typed
 
     @classmethod
     def run_node(
-        cls, node: onnx.NodeProto, inputs: Any, device: str = "CPU", outputs_info: Sequence[Any] | None = None, **kwargs: Any
+        cls,
+        node: onnx.NodeProto,
+        inputs: Any,
+        device: str = "CPU",
+        outputs_info: Sequence[Any] | None = None,
+        **kwargs: Any,
     ) -> tuple[Any, ...]:
         """Runs one node on numpy arrays, given in the order of its non-empty inputs."""
         names = [name for name in node.input if name]

@@ -1,4 +1,4 @@
-"""From a model to machine code, or to files: what `sofie.compile` and `sofie.generate` do, and the command line with them."""
+"""From a model to machine code or to files: what `sofie.compile`, `sofie.generate` and the command line do."""
 
 from __future__ import annotations
 
@@ -119,7 +119,9 @@ class Model:
         """The outputs by name, from inputs by name. Raises SofieError on missing, unknown or ill-shaped inputs."""
         known = {p.name for p in self.inputs}
         if unknown := sorted(set(feeds) - known):
-            raise SofieError(f"the model has no input {printable(unknown[0])!r}; it has {', '.join(map(printable, known))}")
+            raise SofieError(
+                f"the model has no input {printable(unknown[0])!r}; it has {', '.join(map(printable, known))}"
+            )
         if missing := sorted(known - set(feeds)):
             raise SofieError(f"input {printable(missing[0])!r} is missing")
         results = self._compiled.run([conform(feeds[p.name], p) for p in self.inputs])

@@ -35,7 +35,7 @@ class SharedLoop:
 def storage(value: SSAValue) -> SSAValue:
     """What identifies the storage of a value inside a group: the destination at the end of its chain of ops."""
     while isinstance(value.owner, GenericOp) and structured.is_tensor(value):
-        value = value.owner.outputs[value.owner.results.index(value)]  # type: ignore[arg-type]
+        value = value.owner.outputs[value.owner.results.index(value)]
     return value
 
 
@@ -151,7 +151,7 @@ def next_reader(members: Sequence[GenericOp]) -> GenericOp | None:
     if not outside or not isinstance(outside[0], GenericOp):
         return None
     first = outside[0]
-    made = {r for m in members for r in m.results}
+    made: set[SSAValue] = {r for m in members for r in m.results}
     between = [op for op in list(order) if order[members[-1]] < order[op] < order[first]]
     for op in between:  # whatever depends on the group would have to move behind it
         if any(v in made for v in op.operands):

@@ -84,7 +84,9 @@ def build(source: str, flags: Sequence[str] = FLAGS) -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         text, made = Path(scratch, "model.cpp"), Path(scratch, "model.so")
         text.write_text(source)
-        done = subprocess.run([*command, "-o", str(made), str(text), *flags], capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            [*command, "-o", str(made), str(text), *flags], capture_output=True, text=True, check=False
+        )
         if done.returncode != 0:
             kept = folder / f"{key}.cpp"
             kept.write_text(source)
@@ -96,14 +98,9 @@ def build(source: str, flags: Sequence[str] = FLAGS) -> Path:
 
 def source_of(program: Program) -> str:
     """The translation unit that the just-in-time compiler builds: the core and one function with C linkage."""
-    ports = [*program.inputs, *program.outputs]
     arguments = ["weights", "arena"]
-    for k, port in enumerate(ports):
-        inside = {"float32": "float", "float64": "double", "bool": "std::int8_t"}.get(
-            port.dtype, f"std::{port.dtype.removeprefix('u')}_t"
-        )
-        written = k >= len(program.inputs)
-        arguments.append(f"static_cast<{'' if written else 'const '}{inside} *>({'out' if written else 'in'}[{k - len(program.inputs) if written else k}])")
+    arguments += [f"static_cast<const {p.inner} *>(in[{k}])" for k, p in enumerate(program.inputs)]
+    arguments += [f"static_cast<{p.inner} *>(out[{k}])" for k, p in enumerate(program.outputs)]
     return f"""#include <cstddef>
 #include <cstdint>
 {"#include <cblas.h>" if program.uses_blas else ""}
@@ -121,7 +118,7 @@ extern "C" void sofie_infer(
 {{
    static_cast<void>(in);
    static_cast<void>(out);
-   detail::infer({', '.join(arguments)});
+   detail::infer({", ".join(arguments)});
 }}
 """
 

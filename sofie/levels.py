@@ -1,4 +1,4 @@
-"""The law of each level, as data: which ops may stand there. An op that nobody lowered is an error that names its node."""
+"""The law of each level, as data: which ops may stand there. What nobody lowered is an error with a name."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def _no_tensor(op: Operation) -> str | None:
 
 def _no_memref(op: Operation) -> str | None:
     values = [*op.operands, *op.results]
-    return "it works on a buffer above the buffer level" if any(isinstance(v.type, MemRefType) for v in values) else None
+    return (
+        "it works on a buffer above the buffer level" if any(isinstance(v.type, MemRefType) for v in values) else None
+    )
 
 
 _FRAME = frozenset({"builtin.module", "func.func", "func.return", "sofie.weight"})
@@ -88,8 +90,10 @@ def check(module: ModuleOp, name: str) -> None:
 def _check_calls_only(module: ModuleOp) -> None:
     """At the loop level @infer calls kernels and does nothing itself."""
     for function in module.body.block.ops:
-        if function.name != "func.func" or function.properties["sym_name"].data != "infer":  # type: ignore[attr-defined]
+        if function.name != "func.func" or function.properties["sym_name"].data != "infer":
             continue
         for op in function.regions[0].block.ops:
             if op.regions or op.name in ("memref.store", "memref.load", "memref.alloc"):
-                raise SofieError(f"{blame(op)}: {op.name} may not stand in @infer at the loop level; run outline-kernels")
+                raise SofieError(
+                    f"{blame(op)}: {op.name} may not stand in @infer at the loop level; run outline-kernels"
+                )

@@ -24,6 +24,7 @@ def writes_operand(op: Operation, index: int) -> bool:
 def is_written(value: SSAValue) -> bool:
     """Whether anything writes through this memref or a view of it."""
     return any(
-        writes_operand(use.operation, use.index) or (isinstance(use.operation, VIEWS) and is_written(use.operation.results[0]))
+        writes_operand(use.operation, use.index)
+        or (isinstance(use.operation, VIEWS) and is_written(use.operation.results[0]))
         for use in value.uses
     )

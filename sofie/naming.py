@@ -16,13 +16,14 @@ CPP_RESERVED = frozenset(
 )
 
 EMITTED = frozenset(
-    "infer index detail kernels exp log sqrt tanh sigmoid erf at load store maximum minimum Session Weights Tensor".split()
+    """infer index detail kernels exp log sqrt tanh sigmoid erf at load store maximum minimum
+    Session Weights Tensor""".split()
 )
 """Names that the emitted code itself uses, which nothing from a model may take."""
 
 
 def identifier(text: str, fallback: str = "v") -> str:
-    """The nearest identifier to `text`: ASCII letters, digits and single underscores, no keyword, at most 60 characters.
+    """The nearest identifier to `text`: ASCII letters, digits, single underscores; no keyword; at most 60 characters.
 
     >>> identifier("a/b:0"), identifier("class"), identifier('x"); system("id'), identifier("")
     ('a_b_0', 'class_', 'x_system_id', 'v')

@@ -48,7 +48,9 @@ LOWER = (
     Step("decompose", "nothing to do after `fuse`; lets `lower` stand alone", optional=False),
     Step("lower-onnx", "the same", optional=False, level="tensor"),
     Step("pack-weights", "constants of contractions are laid out for the loop that will run over lanes"),
-    Step("assign-destinations", "decides where each result lives, while values still say who reads them", optional=False),
+    Step(
+        "assign-destinations", "decides where each result lives, while values still say who reads them", optional=False
+    ),
     Step("bufferize", "mechanical: tensors become buffers", optional=False),
     Step("lower-to-blas", "contractions a library does better, if asked; what stood in registers gets buffers"),
     Step("plan-memory", "all buffers share one arena", optional=False, level="buffer"),
@@ -177,4 +179,6 @@ def verify(module: ModuleOp, when: str) -> None:
         except (VerifyException, ValueError) as error:
             reason = str(error).splitlines()
             last = next((line for line in reversed(reason) if line.strip()), "it is malformed")
-            raise SofieError(f"{when}: {blame(op)} ({op.name}) does not verify: {printable(last.strip(' ^|'), 200)}") from error
+            raise SofieError(
+                f"{when}: {blame(op)} ({op.name}) does not verify: {printable(last.strip(' ^|'), 200)}"
+            ) from error

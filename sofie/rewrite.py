@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import cast
 
-from xdsl.dialects.builtin import FusedLoc, LocationAttr, NameLoc, NoneAttr, StringAttr, UnknownLoc
+from xdsl.dialects.builtin import ArrayAttr, FusedLoc, LocationAttr, NameLoc, NoneAttr, StringAttr, UnknownLoc
 from xdsl.ir import Attribute, Operation, SSAValue
 
 
@@ -14,7 +14,7 @@ def node_names(location: Attribute) -> list[str]:
     if isinstance(location, NameLoc):
         return [location.desc.data]
     if isinstance(location, FusedLoc):
-        names = [name for part in location.locations for name in node_names(part)]
+        names = [name for part in cast(ArrayAttr[Attribute], location.locations) for name in node_names(part)]
         return list(dict.fromkeys(names))
     return []
 
@@ -22,10 +22,10 @@ def node_names(location: Attribute) -> list[str]:
 def fused_location(locations: Iterable[LocationAttr]) -> LocationAttr:
     """The location of an op that stands for several: all their nodes, in order."""
     names = list(dict.fromkeys(name for location in locations for name in node_names(location)))
-    parts = [NameLoc(StringAttr(name), UnknownLoc()) for name in names]
+    parts: list[LocationAttr] = [NameLoc(StringAttr(name), UnknownLoc()) for name in names]
     if not parts:
         return UnknownLoc()
-    return parts[0] if len(parts) == 1 else FusedLoc(parts, NoneAttr())
+    return parts[0] if len(parts) == 1 else FusedLoc(ArrayAttr(parts), NoneAttr())
 
 
 def blame(op: Operation) -> str:
@@ -52,6 +52,11 @@ def replace_results(op: Operation, values: Sequence[SSAValue]) -> None:
             if isinstance(new.owner, Operation):
                 new.name_hint = old.name_hint
         old.replace_all_uses_with(new)
+    erase(op)
+
+
+def erase(op: Operation) -> None:
+    """Takes an op whose results nobody uses out of its block, for good."""
     op.detach()
     op.erase()
 
@@ -78,4 +83,4 @@ def positions(ops: Iterable[Operation]) -> dict[Operation, int]:
 
 def defining(value: SSAValue) -> Operation | None:
     """The op that makes `value`; None for a block argument."""
-    return cast(Operation, value.owner) if isinstance(value.owner, Operation) else None
+    return value.owner if isinstance(value.owner, Operation) else None

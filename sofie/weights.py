@@ -35,7 +35,7 @@ class Blob:
             data.flags.writeable = False
         header = f"{data.dtype.str}{data.shape}".encode()
         digest = hashlib.sha256(header)
-        digest.update(data.tobytes() if data.ndim == 0 or data.size == 0 else memoryview(data).cast("B"))
+        digest.update(data.reshape(-1).view(np.uint8).data)
         return Blob(digest.hexdigest(), data)
 
     @property

@@ -7,7 +7,7 @@ where `none` stands for an optional operand that is absent.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, ClassVar, Self, cast
 
@@ -30,6 +30,7 @@ from xdsl.irdl import (
     AttrSizedOperandSegments,
     AttrSizedResultSegments,
     IRDLOperation,
+    IRDLOption,
     irdl_op_definition,
     operand_def,
     opt_operand_def,
@@ -213,7 +214,7 @@ class OnnxOp(IRDLOperation):
 
 
 def _onnx_name(element: Attribute) -> str:
-    return onnx.TensorProto.DataType.Name(element_to_onnx(element)).lower()
+    return str(onnx.TensorProto.DataType.Name(element_to_onnx(element))).lower()
 
 
 def _pair(
@@ -282,8 +283,8 @@ def _to_proto(name: str, value: Attribute) -> onnx.AttributeProto:
     return onnx.helper.make_attribute(name, list(value.get_values()), attr_type=kind)
 
 
-_OPERAND = {_Option.Single: operand_def, _Option.Optional: opt_operand_def, _Option.Variadic: var_operand_def}
-_RESULT = {_Option.Single: result_def, _Option.Optional: opt_result_def, _Option.Variadic: var_result_def}
+_OPERAND: dict[_Option, Callable[[Any], Any]] = {_Option.Single: operand_def, _Option.Optional: opt_operand_def, _Option.Variadic: var_operand_def}
+_RESULT: dict[_Option, Callable[[Any], Any]] = {_Option.Single: result_def, _Option.Optional: opt_result_def, _Option.Variadic: var_result_def}
 
 
 def _op_class(schema: OpSchema, name: str) -> type[OnnxOp]:
@@ -299,13 +300,13 @@ def _op_class(schema: OpSchema, name: str) -> type[OnnxOp]:
         fields[f"result_{i}"] = _RESULT[formal.option](Attribute)
     for attribute in schema.attributes:
         fields[f"onnx_{attribute}"] = opt_prop_def(Attribute, prop_name=f"onnx_{attribute}")
-    options = []
+    options: list[IRDLOption] = []
     if sum(p.option != _Option.Single for p in schema.inputs) > 1:
         options.append(AttrSizedOperandSegments(as_property=True))
     if sum(p.option != _Option.Single for p in schema.outputs) > 1:
         options.append(AttrSizedResultSegments(as_property=True))
     fields["irdl_options"] = tuple(options)
-    op_class = irdl_op_definition(type(f"Onnx{schema.name}", (OnnxOp,), fields))
+    op_class: type[OnnxOp] = irdl_op_definition(type(f"Onnx{schema.name}", (OnnxOp,), fields))
     op_class.SCHEMA = schema
     return op_class
 

@@ -16,6 +16,7 @@ from xdsl.dialects.builtin import DenseIntOrFPElementsAttr, MemRefType, StringAt
 from xdsl.dialects.utils import AbstractYieldOperation
 from xdsl.ir import Attribute, Block, Data, Dialect, Operation, Region, SSAValue
 from xdsl.irdl import (
+    BaseAttr,
     IRDLOperation,
     irdl_attr_definition,
     irdl_op_definition,
@@ -92,7 +93,7 @@ class WeightOp(IRDLOperation):
 
     weight_name = prop_def(StringAttr)
     value = prop_def(BlobAttr)
-    result = result_def(TensorType | MemRefType)
+    result = result_def(BaseAttr(TensorType) | BaseAttr(MemRefType))
 
     traits = traits_def(Pure())
     assembly_format = "$weight_name $value attr-dict `:` type($result)"

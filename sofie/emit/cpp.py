@@ -13,7 +13,6 @@ import math
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
-from typing import cast
 
 import numpy as np
 from xdsl.dialects import arith, func, memref
@@ -59,6 +58,11 @@ class Port:
     def cpp(self) -> str:
         """The C++ element type of the caller's pointer; bool is a byte."""
         return {"float32": "float", "float64": "double", "bool": "std::uint8_t"}.get(self.dtype, f"std::{self.dtype}_t")
+
+    @property
+    def inner(self) -> str:
+        """The C++ element type inside the kernels, where integers are signless and spelled as signed."""
+        return "std::int8_t" if self.dtype == "bool" else self.cpp.replace("std::u", "std::")
 
 
 @dataclass
@@ -337,11 +341,10 @@ private:
 
 
 def _pass(port: Port, const: bool) -> str:
-    """The caller's pointer as the kernels want it: signless integers and bool bytes are signed inside."""
-    inner = {"bool": "std::int8_t"}.get(port.dtype, f"std::{port.dtype.removeprefix('u')}_t")
-    if not (port.dtype.startswith("uint") or port.dtype == "bool"):
+    """The caller's pointer as the kernels want it."""
+    if port.inner == port.cpp:
         return port.parameter
-    return f"reinterpret_cast<{'const ' if const else ''}{inner} *>({port.parameter})"
+    return f"reinterpret_cast<{'const ' if const else ''}{port.inner} *>({port.parameter})"
 
 
 def _vectors(cpu: Cpu, kernels: str) -> str:
@@ -388,6 +391,6 @@ def _comment(text: str) -> str:
 def _string(text: str) -> str:
     """A C++ string literal of any text, as UTF-8 in octal escapes where it is not plain."""
     plain = "".join(
-        chr(b) if 32 <= b < 127 and chr(b) not in '"\\?' else f"\\{b:03o}" for b in cast(bytes, text.encode("utf-8", "surrogatepass"))
+        chr(b) if 32 <= b < 127 and chr(b) not in '"\\?' else f"\\{b:03o}" for b in text.encode("utf-8", "surrogatepass")
     )
     return f'"{plain}"'

@@ -45,7 +45,7 @@ _BINARY: dict[type[Operation], tuple[str, int]] = {
     arith.OrIOp: ("|", 6),
     arith.XOrIOp: ("^", 7),
 }
-_WRAPPING = {arith.AddiOp: ("wrapping_add", "+"), arith.SubiOp: ("wrapping_sub", "-"), arith.MuliOp: ("wrapping_mul", "*")}
+_WRAPPING: dict[type[Operation], tuple[str, str]] = {arith.AddiOp: ("wrapping_add", "+"), arith.SubiOp: ("wrapping_sub", "-"), arith.MuliOp: ("wrapping_mul", "*")}
 _CALLS: dict[type[Operation], str] = {
     math.ExpOp: "exp",
     math.LogOp: "log",
@@ -393,7 +393,7 @@ class KernelPrinter:
         return Expression(f"static_cast<{plain}>({inner})", ATOM)
 
     def _division(self, op: Operation) -> Expression:
-        symbol = {arith.DivSIOp: "/", arith.DivUIOp: "/", arith.RemSIOp: "%", arith.RemUIOp: "%"}[type(op)]
+        symbol = "/" if isinstance(op, arith.DivSIOp | arith.DivUIOp) else "%"
         if isinstance(op, arith.DivUIOp | arith.RemUIOp) and not isinstance(op.results[0].type, IndexType):
             return self._unsigned(op, f"{{}} {symbol} {{}}")
         a, b = op.operands

@@ -110,7 +110,9 @@ def bind_dimensions(graph: onnx.GraphProto, dims: dict[str, int]) -> None:
     for value in graph.input:
         kind = value.type.tensor_type
         if value.name not in {i.name for i in graph.initializer} and not kind.HasField("shape"):
-            raise SofieError(f"input {printable(value.name)!r} has no shape, not even a rank: export the model with one")
+            raise SofieError(
+                f"input {printable(value.name)!r} has no shape, not even a rank: export the model with one"
+            )
     for name, axis, param in free_dimensions(graph):
         dim = tensors[name].shape.dim[axis]
         key = f"{name}:{axis}" if f"{name}:{axis}" in dims else param
@@ -234,8 +236,6 @@ def _convert(model: onnx.ModelProto) -> onnx.ModelProto:
         ) from error
 
 
-
-
 @dataclass
 class _Importer:
     """One walk over the nodes of a bound skeleton, in order."""
@@ -307,7 +307,9 @@ class _Importer:
         op_class = op_classes().get((node.domain, node.op_type))
         if op_class is None:
             spelled = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-            raise UnsupportedError(f"node {label!r}: operator {printable(spelled)} is not known; replace it in the model")
+            raise UnsupportedError(
+                f"node {label!r}: operator {printable(spelled)} is not known; replace it in the model"
+            )
         for name in node.input:
             if name and name not in self.types:
                 raise SofieError(f"node {label!r}: its input {printable(name)!r} is made by no earlier node")

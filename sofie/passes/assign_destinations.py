@@ -29,7 +29,7 @@ from sofie.dialects.sofie import FusedOp, WeightOp, YieldOp
 from sofie.dialects.types import element_of, shape_of
 from sofie.dialects.types import tensor as tensor_type
 from sofie.passes.lower_onnx.builder import reshape_op, reshape_steps
-from sofie.rewrite import ancestor_in, positions
+from sofie.rewrite import ancestor_in, erase, positions
 
 RESHAPES = (tensor.CollapseShapeOp, tensor.ExpandShapeOp)
 VIEWS = (*RESHAPES, tensor.ExtractSliceOp)
@@ -146,8 +146,7 @@ def _take_root(value: SSAValue, destination: BlockArgument) -> bool:
         block.insert_op_before(op, first)
         current = op.results[0]
     end.replace_all_uses_with(current)
-    empty.detach()
-    empty.erase()
+    erase(empty)
     return True
 
 
@@ -183,8 +182,7 @@ def _compute_in_slice(insert: tensor.InsertSliceOp) -> None:
         block.insert_op_before(op, anchor)
         current = op.results[0]
     end.replace_all_uses_with(current)
-    empty.detach()
-    empty.erase()
+    erase(empty)
 
 
 def _before_inserts(insert: tensor.InsertSliceOp) -> SSAValue | None:
@@ -240,7 +238,7 @@ def _hoist(base: SSAValue, anchor: Operation) -> bool:
         return False
     if isinstance(op, GenericOp) and op.inputs:
         return False  # it reads values: only fills move
-    op.detach()
+    block.detach_op(op)
     block.insert_op_before(op, anchor)
     return True
 
@@ -264,8 +262,7 @@ def _overwrite_dying_operands(function: func.FuncOp) -> None:
             if _stale_readers(function, op, operand):
                 continue
             op.operands[len(op.inputs)] = operand
-            empty.detach()
-            empty.erase()
+            erase(empty)
             break
 
 

@@ -162,8 +162,10 @@ class _Bufferizer:
     ) -> SSAValue:
         kind = base.type
         assert isinstance(kind, MemRefType)
-        geometry = [list(p.get_values()) for p in (box.static_offsets, box.static_sizes, box.static_strides)]
-        view = memref.SubviewOp.from_static_parameters(base, kind, *geometry)
+        offsets, sizes, strides = (
+            list(p.get_values()) for p in (box.static_offsets, box.static_sizes, box.static_strides)
+        )
+        view = memref.SubviewOp.from_static_parameters(base, kind, offsets, sizes, strides)
         return self.emit(before, view, named)
 
     def _insert_slice(self, op: tensor.InsertSliceOp, inside: bool) -> None:

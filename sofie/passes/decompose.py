@@ -9,7 +9,7 @@ pattern. What the body needs to know of constant operands (axes, shapes) it know
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import onnx
 from onnx import numpy_helper
@@ -24,7 +24,7 @@ from sofie.dialects.types import element_of, element_to_onnx, shape_of
 from sofie.errors import SofieError
 from sofie.frontends.onnx import import_graph
 from sofie.passes.lower_onnx import rules
-from sofie.rewrite import blame, replace_results
+from sofie.rewrite import blame, erase, replace_results
 
 DEEPEST = 8
 """Bodies hold function operators in turn; ONNX's nest three deep."""
@@ -45,7 +45,8 @@ class Decompose(ModulePass):
 
 def _wants(op: OnnxOp) -> bool:
     known = (op.SCHEMA.domain, op.operator) in rules()
-    return not known and (op.SCHEMA.has_function or op.SCHEMA.has_context_dependent_function)
+    schema: Any = op.SCHEMA  # onnx's stubs miss these members
+    return not known and (schema.has_function or schema.has_context_dependent_function)
 
 
 def _expand(op: OnnxOp) -> bool:
@@ -68,8 +69,7 @@ def _expand(op: OnnxOp) -> bool:
     results: list[SSAValue] = list(terminator.operands)
     target = op.parent_block()
     assert target is not None
-    terminator.detach()
-    terminator.erase()
+    erase(terminator)
     for inner in list(block.ops):
         inner.detach()
         inner.location = op.location
@@ -86,9 +86,9 @@ def _types(op: OnnxOp) -> list[onnx.TypeProto]:
 
 
 def _body(op: OnnxOp, node: onnx.NodeProto) -> onnx.FunctionProto | None:
-    schema = op.SCHEMA
+    schema: Any = op.SCHEMA
     if not schema.has_context_dependent_function:
-        return schema.function_body
+        return cast(onnx.FunctionProto, schema.function_body)
     types = [t.SerializeToString() for t in _types(op)]
     text = schema.get_context_dependent_function(node.SerializeToString(), types)
     return onnx.FunctionProto.FromString(text) if text else None

@@ -24,7 +24,7 @@ from sofie.dialects.onnx import OnnxOp, op_classes
 from sofie.dialects.sofie import WeightOp
 from sofie.dialects.types import element_of, numpy_dtype, shape_of
 from sofie.passes.lower_onnx.normalization import scale_and_offset
-from sofie.rewrite import fused_location, replace_results, users
+from sofie.rewrite import erase, fused_location, replace_results, users
 
 Floats = npt.NDArray[np.float64]
 
@@ -50,10 +50,12 @@ def _constant(value: SSAValue | None) -> Floats | None:
 
 def _parameters(norm: OnnxOp) -> tuple[Floats, Floats] | None:
     """Scale and offset per channel, or None for training mode and run-time parameters."""
-    arrays = [_constant(v) for v in norm.inputs[1:5]]
-    if norm.integer("training_mode") or len(norm.results) != 1 or any(a is None for a in arrays):
+    scale, bias, mean, variance = (_constant(v) for v in norm.inputs[1:5])
+    if norm.integer("training_mode") or len(norm.results) != 1:
         return None
-    return scale_and_offset(*[a for a in arrays if a is not None], norm.real("epsilon"))
+    if scale is None or bias is None or mean is None or variance is None:
+        return None
+    return scale_and_offset(scale, bias, mean, variance, norm.real("epsilon"))
 
 
 def _linear(value: SSAValue | None) -> OnnxOp | None:
@@ -109,8 +111,7 @@ def _fold_before(norm: OnnxOp, scale: Floats, offset: Floats) -> bool:
         extra = weight @ offset if across else offset @ weight
         extra = extra * (layer.real("alpha") if layer.operator == "Gemm" else 1.0)
     _replace(layer, layer, norm.inputs[0], scaled, bias + extra)
-    norm.detach()
-    norm.erase()
+    erase(norm)
     return True
 
 
@@ -162,5 +163,4 @@ def _replace(old: OnnxOp, layer: OnnxOp, x: SSAValue | None, weight: Floats, bia
     block.insert_ops_before(added, old)
     replace_results(old, list(new.results))
     if layer is not old:
-        layer.detach()
-        layer.erase()
+        erase(layer)

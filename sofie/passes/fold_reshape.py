@@ -20,6 +20,7 @@ from xdsl.passes import ModulePass
 
 from sofie import structured
 from sofie.dialects.types import shape_of
+from sofie.rewrite import erase
 
 
 @dataclass(frozen=True)
@@ -34,8 +35,7 @@ class FoldReshape(ModulePass):
                 pass
         for reshape in reversed([o for o in op.walk() if isinstance(o, tensor.CollapseShapeOp | tensor.ExpandShapeOp)]):
             if not reshape.result.uses:
-                reshape.detach()
-                reshape.erase()
+                erase(reshape)
 
 
 def _fold(generic: GenericOp, k: int) -> bool:

@@ -19,12 +19,12 @@ from xdsl.dialects import linalg, tensor
 from xdsl.dialects.builtin import AffineMapAttr, ModuleOp
 from xdsl.dialects.linalg.ops import GenericOp
 from xdsl.ir import Block, Region, SSAValue
-from xdsl.ir.affine import AffineExpr, AffineMap
+from xdsl.ir.affine import AffineDimExpr, AffineExpr, AffineMap
 from xdsl.passes import ModulePass
 
 from sofie import structured
 from sofie.dialects.types import element_of
-from sofie.rewrite import fused_location, replace_results, users
+from sofie.rewrite import erase, fused_location, replace_results, users
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def _merge(producer: GenericOp, consumer: GenericOp, value: SSAValue, loops: lis
     for k in range(len(consumer.outputs)):
         values[consumer.body.block.args[len(consumer.inputs) + k]] = block.args[len(operands) + k]
     for reading, positions in taken.items():
-        inner = {producer.body.block.args[j]: block.args[p] for j, p in positions.items()}
+        inner: dict[SSAValue, SSAValue] = {producer.body.block.args[j]: block.args[p] for j, p in positions.items()}
         scalar = _inline(producer, block, inner, _producer_loops(producer, maps[reading]) or loops)
         values[consumer.body.block.args[reading]] = scalar
     for inner_op in consumer.body.block.ops:
@@ -133,8 +133,7 @@ def _merge(producer: GenericOp, consumer: GenericOp, value: SSAValue, loops: lis
     replace_results(consumer, list(new.results))
     unused = [v.owner for v in producer.outputs if isinstance(v.owner, tensor.EmptyOp) and users(v) == [producer]]
     for op in [producer, *unused]:
-        op.detach()
-        op.erase()
+        erase(op)
     return new
 
 
@@ -143,7 +142,8 @@ def _inline(producer: GenericOp, block: Block, values: dict[SSAValue, SSAValue],
     for op in structured.body_ops(producer):
         if isinstance(op, linalg.IndexOp):
             loop = loops[op.dim.value.data]
-            clone: linalg.IndexOp = linalg.IndexOp(loop.position)  # type: ignore[attr-defined]
+            assert isinstance(loop, AffineDimExpr)
+            clone = linalg.IndexOp(loop.position)
             block.add_op(clone)
             values[op.result] = clone.result
             continue

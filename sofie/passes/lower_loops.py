@@ -32,6 +32,7 @@ from sofie import structured
 from sofie.dialects.sofie import FusedOp, TileOp, YieldOp
 from sofie.dialects.types import element_of, shape_of
 from sofie.grouping import SharedLoop, shared_loops
+from sofie.rewrite import erase
 
 PARALLEL_NAMES = "ijlmnopq"
 REDUCTION_NAMES = ("k", "k1", "k2", "k3", "k4")
@@ -88,7 +89,7 @@ class Indices:
             AffineBinaryOpKind.FloorDiv: arith.FloorDivSIOp,
             AffineBinaryOpKind.Mod: arith.RemUIOp,
         }
-        op = kinds[expr.kind](self.expression(expr.lhs, loops, add), self.expression(expr.rhs, loops, add))
+        op: Operation = kinds[expr.kind](self.expression(expr.lhs, loops, add), self.expression(expr.rhs, loops, add))
         add(op)
         return op.results[0]
 
@@ -296,5 +297,4 @@ class _Nest:
 def _erase_unused_constants(block: Block) -> None:
     for op in list(block.ops):
         if isinstance(op, arith.ConstantOp) and not op.result.uses:
-            op.detach()
-            op.erase()
+            erase(op)

@@ -24,6 +24,7 @@ from sofie.dialects.sofie import FusedOp, TileOp, YieldOp
 from sofie.dialects.types import element_of
 from sofie.errors import SofieError
 from sofie.passes.bufferize import strides_and_offset
+from sofie.rewrite import erase
 
 LIBRARIES = ("none", "cblas")
 
@@ -76,8 +77,7 @@ def _split(group: FusedOp, product: GenericOp) -> None:
         alloc = memref.AllocOp([], [], tile.result.type)
         block.insert_op_before(alloc, group)
         tile.result.replace_all_uses_with(alloc.memref)
-        tile.detach()
-        tile.erase()
+        erase(tile)
     gemm = gemm_of(product)
     assert gemm is not None
     gemm.location = product.location
@@ -92,6 +92,5 @@ def _split(group: FusedOp, product: GenericOp) -> None:
             new = FusedOp(Block([*part, YieldOp()]))
             new.location = group.location
             block.insert_op_before(new, group)
-    group.detach()
-    group.erase()
+    erase(group)
 

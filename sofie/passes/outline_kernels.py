@@ -23,7 +23,7 @@ from sofie.dialects.sofie import FusedOp, WeightOp, YieldOp
 from sofie.memory import writes_operand
 from sofie.naming import EMITTED, Namer
 from sofie.passes.bufferize import strides_and_offset
-from sofie.rewrite import defining, node_names
+from sofie.rewrite import defining, erase, node_names
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,7 @@ class OutlineKernels(ModulePass):
             call = func.CallOp(same.sym_name.data, operands, [])
             call.location = group.location
             block.insert_op_before(call, group)
-            group.detach()
-            group.erase()
+            erase(group)
 
 
 def _signature(kernel: func.FuncOp) -> tuple[Attribute, ...]:
@@ -100,7 +99,7 @@ def _outline(group: FusedOp) -> tuple[func.FuncOp, list[SSAValue]]:
 
 def _captured(group: FusedOp) -> list[SSAValue]:
     """The values from outside that the group uses: memory that it only reads first, by first use."""
-    inside = {result for op in group.walk() for result in op.results}
+    inside: set[SSAValue] = {result for op in group.walk() for result in op.results}
     inside |= {argument for region_op in group.walk() for region in region_op.regions for argument in region.block.args}
     found = dict.fromkeys(v for op in group.walk() for v in op.operands if v not in inside)
     weights = [v for v in found if isinstance(v.owner, WeightOp)]
@@ -131,7 +130,7 @@ def _without_offset(value: SSAValue, group: FusedOp) -> SSAValue:
     if offset is None:
         return value
     layout = StridedLayoutAttr(strides, None)
-    cast = memref.CastOp.get(value, MemRefType(kind.element_type, kind.shape, layout, kind.memory_space))
+    cast: Operation = memref.CastOp.get(value, MemRefType(kind.element_type, kind.shape, layout, kind.memory_space))
     cast.results[0].name_hint = value.name_hint
     block = group.parent_block()
     assert block is not None

@@ -21,6 +21,7 @@ from xdsl.passes import ModulePass
 from sofie import structured
 from sofie.dialects.sofie import WeightOp
 from sofie.dialects.types import element_of
+from sofie.rewrite import erase
 
 FEWEST_LANES = 4
 
@@ -38,8 +39,7 @@ class PackWeights(ModulePass):
                 self._pack(generic, k, packed)
         for weight in [o for o in op.walk() if isinstance(o, WeightOp)]:
             if not weight.result.uses:
-                weight.detach()
-                weight.erase()
+                erase(weight)
 
     def _pack(self, generic: GenericOp, k: int, packed: dict[tuple[WeightOp, tuple[int, ...]], WeightOp]) -> None:
         weight = generic.inputs[k].owner

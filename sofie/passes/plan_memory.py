@@ -33,7 +33,7 @@ from xdsl.passes import ModulePass
 
 from sofie.dialects.types import bytes_of
 from sofie.memory import VIEWS, writes_operand
-from sofie.rewrite import ancestor_in, positions
+from sofie.rewrite import ancestor_in, erase, positions
 
 ALIGNMENT = 64
 """Bytes: a cache line, and the widest vector."""
@@ -86,8 +86,7 @@ def _plan(function: func.FuncOp) -> None:
         view.result.name_hint = alloc.memref.name_hint
         block.insert_ops_before([shift, view], alloc)
         alloc.memref.replace_all_uses_with(view.result)
-        alloc.detach()
-        alloc.erase()
+        erase(alloc)
 
 
 def live_ranges(function: func.FuncOp) -> list[Buffer]:

@@ -23,7 +23,7 @@ from typing import ClassVar
 
 from xdsl.context import Context
 from xdsl.dialects import arith, math, memref, scf, vector
-from xdsl.dialects.builtin import Float32Type, Float64Type, IndexType, ModuleOp, VectorType
+from xdsl.dialects.builtin import Float32Type, Float64Type, IndexType, MemRefType, ModuleOp, VectorType
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
 
@@ -33,6 +33,7 @@ from sofie.dialects.types import bytes_of, element_of
 from sofie.passes.bufferize import strides_and_offset
 from sofie.passes.lower_loops import Indices
 from sofie.target import Cpu, cpu
+from sofie.rewrite import erase
 
 ARITHMETIC = (
     arith.AddfOp,
@@ -97,7 +98,9 @@ def _accesses(nest: scf.ParallelOp) -> list[tuple[memref.LoadOp | memref.StoreOp
 
 
 def _movement(op: memref.LoadOp | memref.StoreOp, loop: SSAValue) -> int | None:
-    strides, _ = strides_and_offset(op.memref.type)
+    kind = op.memref.type
+    assert isinstance(kind, MemRefType)
+    strides, _ = strides_and_offset(kind)
     return affine.step(op.memref, list(op.indices), strides, loop)
 
 
@@ -248,8 +251,7 @@ class _Tiler:
         for op in list(made.ops):
             op.detach()
             block.insert_op_before(op, nest)
-        nest.detach()
-        nest.erase()
+        erase(nest)
 
     def _end_loops(self, block: Block) -> None:
         for op in list(block.walk()):
@@ -404,7 +406,7 @@ class _TileEmitter:
         if isinstance(found.type, VectorType):
             return found
         splat = self.splats.get(found)
-        if splat is None or splat.owner.parent_block() is not self.target:  # type: ignore[union-attr]
+        if splat is None or splat.owner.parent_block() is not self.target:
             splat = self.splats[found] = self.add(vector.BroadcastOp(found, self.vector_type(found.type)))
         return splat
 

@@ -54,7 +54,7 @@ def matmul(op: OnnxOp, build: Lowering) -> SSAValue:
 
     def dims(own: list[int], last: list[int]) -> list[int | AffineExpr | None]:
         lead = rank - len(own)
-        return [lead + d if e == batch[lead + d] else None for d, e in enumerate(own)] + list(last)
+        return [*(lead + d if e == batch[lead + d] else None for d, e in enumerate(own)), *last]
 
     maps = [
         structured.dims_map(loops, dims(batch_a, [row, inner])),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Literal, cast
 
 import numpy as np
 from xdsl.ir import SSAValue
@@ -14,6 +15,7 @@ from sofie.errors import SofieError, UnsupportedError
 from sofie.passes.lower_onnx import lowers
 from sofie.passes.lower_onnx.builder import Lowering
 from sofie.reference import evaluate_node
+from sofie.weights import Array
 
 
 @lowers("Reshape", "Flatten", "Squeeze", "Unsqueeze")
@@ -107,17 +109,15 @@ def _pad_axis(build: Lowering, x: SSAValue, axis: int, before: int, after: int, 
     extent = shape_of(x)[axis]
     if extent == 0 and (before > 0 or after > 0):
         raise SofieError(f"an empty axis cannot be padded by {mode!r}")
-    index = np.arange(extent)
-    kinds = {"edge": "edge", "reflect": "reflect", "wrap": "wrap"}
-    if mode not in kinds:
+    if mode not in ("edge", "reflect", "wrap"):
         raise UnsupportedError(f"mode {mode!r} is not one of constant, edge, reflect, wrap")
-    source = np.pad(index, (max(before, 0), max(after, 0)), mode=kinds[mode])  # type: ignore[call-overload]
+    source = np.pad(np.arange(extent), (max(before, 0), max(after, 0)), mode=cast(Literal["edge", "reflect", "wrap"], mode))
     source = source[max(-before, 0) : len(source) - max(-after, 0)]
     parts = [_run(build, x, axis, start, count, step) for start, count, step in _runs(source)]
     return parts[0] if len(parts) == 1 else build.concat(parts, axis)
 
 
-def _runs(indices: np.ndarray) -> list[tuple[int, int, int]]:  # type: ignore[type-arg]
+def _runs(indices: Array) -> list[tuple[int, int, int]]:
     """An index list as runs (start, count, step) with step 1, -1 or 0."""
     runs: list[tuple[int, int, int]] = []
     k = 0

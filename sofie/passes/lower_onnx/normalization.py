@@ -13,6 +13,7 @@ from sofie.errors import UnsupportedError
 from sofie.passes.lower_onnx import lowers
 from sofie.passes.lower_onnx.builder import Lowering
 from sofie.passes.lower_onnx.scalars import Scalars
+from sofie.weights import Array
 
 
 @lowers("Softmax")
@@ -39,10 +40,10 @@ def batch_normalization(op: OnnxOp, build: Lowering) -> SSAValue:
     shape = shape_of(x)
     scale, bias, mean, variance = (build.reshape(build.operand(k), _channel_shape(shape)) for k in range(1, 5))
     epsilon = op.real("epsilon")
-    constants = [build.known(v) for v in (scale, bias, mean, variance)]
-    if all(c is not None for c in constants):
-        factor, offset = scale_and_offset(*[np.asarray(c) for c in constants], epsilon)
-        kind = np.asarray(constants[0]).dtype
+    g, b, m, var = (build.known(v) for v in (scale, bias, mean, variance))
+    if g is not None and b is not None and m is not None and var is not None:
+        factor, offset = scale_and_offset(g, b, m, var, epsilon)
+        kind = g.dtype
         name = build.op.results[0].name_hint or "batch_norm"
         factors = build.weight(f"{name} scale", factor.astype(kind))
         offsets = build.weight(f"{name} offset", offset.astype(kind))
@@ -64,7 +65,7 @@ Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 
 def scale_and_offset(
-    scale: np.ndarray, bias: np.ndarray, mean: np.ndarray, variance: np.ndarray, epsilon: float  # type: ignore[type-arg]
+    scale: Array, bias: Array, mean: Array, variance: Array, epsilon: float
 ) -> tuple[Floats, Floats]:
     """The batch normalisation as x * factor + offset, computed in float64."""
     factor = scale.astype(np.float64) / np.sqrt(variance.astype(np.float64) + epsilon)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math as pymath
 from collections.abc import Callable
+from typing import cast
 
 from xdsl.builder import Builder
 from xdsl.dialects import arith, math
-from xdsl.dialects.builtin import FloatAttr, IndexType, IntegerAttr, IntegerType, i1
+from xdsl.dialects.builtin import AnyFloat, FloatAttr, IndexType, IntegerAttr, IntegerType, i1
 from xdsl.ir import Attribute, Operation, SSAValue
 
 from sofie.dialects.types import bytes_of, is_float
@@ -123,11 +124,11 @@ class Scalars:
             return self.compare("ne", x, self.constant(0, source))
         if is_float(kind):
             if is_float(source):
-                return self.insert((arith.ExtFOp if bytes_of(kind) > bytes_of(source) else arith.TruncFOp)(x, kind))  # type: ignore[arg-type]
+                return self.insert((arith.ExtFOp if bytes_of(kind) > bytes_of(source) else arith.TruncFOp)(x, cast(AnyFloat, kind)))
             unsigned = self._unsigned or source == i1
-            return self.insert((arith.UIToFPOp if unsigned else arith.SIToFPOp)(x, kind))
+            return self.insert((arith.UIToFPOp if unsigned else arith.SIToFPOp)(x, cast(AnyFloat, kind)))
         if is_float(source):
-            return self.insert((arith.FPToUIOp if unsigned_target else arith.FPToSIOp)(x, kind))
+            return self.insert((arith.FPToUIOp if unsigned_target else arith.FPToSIOp)(x, cast(IntegerType, kind)))
         assert isinstance(kind, IntegerType) and isinstance(source, IntegerType)
         if kind.width.data < source.width.data:
             return self.insert(arith.TruncIOp(x, kind))
@@ -142,7 +143,7 @@ class Scalars:
 def constant_op(value: float | int | bool, kind: Attribute) -> arith.ConstantOp:
     """`arith.constant` of any scalar type; integers wrap into their width."""
     if is_float(kind):
-        return arith.ConstantOp(FloatAttr(float(value), kind))  # type: ignore[arg-type]
+        return arith.ConstantOp(FloatAttr(float(value), cast(AnyFloat, kind)))
     if isinstance(kind, IndexType):
         return arith.ConstantOp(IntegerAttr(int(value), kind))
     assert isinstance(kind, IntegerType)

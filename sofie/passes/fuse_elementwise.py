@@ -14,8 +14,9 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
+from xdsl.dialects.linalg import ops as linalg
 from xdsl.context import Context
-from xdsl.dialects import linalg, tensor
+from xdsl.dialects import tensor
 from xdsl.dialects.builtin import AffineMapAttr, ModuleOp
 from xdsl.dialects.linalg.ops import GenericOp
 from xdsl.ir import Block, Region, SSAValue

@@ -457,7 +457,7 @@ class _TileEmitter:
             elif moved == 1:
                 self.target.add_op(vector.StoreOp(self.vector_at(op.value, instance), op.memref, indices))
             else:
-                self._scatter(op, across, indices, self.vector_at(op.value, instance))
+                self._scatter(op, across, indices, self.at(op.value, instance))
 
     def _scatter(self, op: memref.StoreOp, across: SSAValue, indices: Sequence[SSAValue], value: SSAValue) -> None:
         """A short loop over the lanes, each index moved as far as the loop on lanes moves it."""
@@ -466,7 +466,8 @@ class _TileEmitter:
         lane = body.args[0]
         lane.name_hint = "lane"
         inner = _TileEmitter(self.tiler, body, self.lanes, self.count, self.rows)
-        element = inner.add(vector.ExtractOp(value, [lane], op.value.type))
+        spread = isinstance(value.type, VectorType)
+        element = inner.add(vector.ExtractOp(value, [lane], op.value.type)) if spread else value
         place = []
         for index, original in zip(indices, op.indices, strict=True):
             moved = affine.coefficient(original, across) or 0

@@ -6,7 +6,8 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
-from xdsl.dialects import arith, linalg
+from xdsl.dialects.linalg import ops as linalg
+from xdsl.dialects import arith
 from xdsl.dialects.builtin import i64
 from xdsl.ir import BlockArgument, SSAValue
 from xdsl.ir.affine import AffineExpr, AffineMap

@@ -1,0 +1,124 @@
+"""The options that commands share, and how the words of the command line become values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from sofie.compiler import Options
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+DEBUG = "sofie.debug"
+CPUS = ("native", "x86-64-v4", "x86-64-v3", "portable", "scalar")
+DEFAULT_PIPELINE = "fuse,lower"
+
+
+def dims(pairs: Iterable[str]) -> dict[str, int]:
+    """Sizes from `batch=1` and `input:0=1`; raises ValueError, in one sentence.
+
+    >>> dims(["batch=1", "x:0=2"])
+    {'batch': 1, 'x:0': 2}
+    """
+    sizes: dict[str, int] = {}
+    for key, text in _pairs(pairs, "--dim", "batch=1"):
+        try:
+            sizes[key] = int(text)
+        except ValueError:
+            raise ValueError(f"--dim {key}={text}: a size is a whole number, as in --dim {key}=1") from None
+    return sizes
+
+
+def values(pairs: Iterable[str]) -> dict[str, object]:
+    """Values from `sr=16000`, `axes=1,2` and `train=false`; raises ValueError, in one sentence.
+
+    >>> values(["sr=16000", "scales=1,2.5", "train=false"])
+    {'sr': 16000, 'scales': [1, 2.5], 'train': False}
+    """
+    return {
+        key: [_value(key, part) for part in text.split(",")] if "," in text else _value(key, text)
+        for key, text in _pairs(pairs, "--set", "sr=16000")
+    }
+
+
+def _pairs(pairs: Iterable[str], option: str, example: str) -> Iterable[tuple[str, str]]:
+    seen: set[str] = set()
+    for pair in pairs:
+        key, equals, text = pair.rpartition("=")  # a name from a model may hold "=", a value never does
+        if not key or not equals:
+            raise ValueError(f"{option} {pair}: write a name and a value, as in {option} {example}")
+        if key in seen:
+            raise ValueError(f"{option} {key} is given twice")
+        seen.add(key)
+        yield key, text.strip()
+
+
+def _value(key: str, text: str) -> object:
+    words: dict[str, object] = {"true": True, "false": False}
+    if text.lower() in words:
+        return words[text.lower()]
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    raise ValueError(f"--set {key}: {text!r} is no number, true or false")
+
+
+def _parsed(parse: Callable[[Iterable[str]], Any]) -> Callable[[click.Context, click.Parameter, tuple[str, ...]], Any]:
+    def callback(ctx: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> Any:
+        try:
+            return parse(given)
+        except ValueError as error:
+            raise click.UsageError(str(error), ctx) from error
+
+    return callback
+
+
+def _remember_debug(ctx: click.Context, parameter: click.Parameter, given: bool) -> None:
+    ctx.meta[DEBUG] = ctx.meta.get(DEBUG, False) or given
+
+
+MODEL = click.argument("model", type=click.Path(path_type=Path))
+DIM = click.option(
+    "--dim", "dims", multiple=True, metavar="NAME=N", callback=_parsed(dims),
+    help="Size of a free dimension, by its name or as INPUT:AXIS; repeatable.",
+)  # fmt: skip
+SET = click.option(
+    "--set", "values", multiple=True, metavar="INPUT=VALUE", callback=_parsed(values),
+    help="Turn an input into a constant: a number, a comma-separated list, true or false; repeatable.",
+)  # fmt: skip
+BLAS = click.option(
+    "--blas", type=click.Choice(["none", "cblas"]), default="none", show_default=True,
+    help="Library for matrix products.",
+)  # fmt: skip
+CPU = click.option(
+    "--cpu", type=click.Choice(CPUS), default="native", show_default=True, help="Instruction set to write for."
+)
+PIPELINE = click.option(
+    "--pipeline", "passes", default=DEFAULT_PIPELINE, show_default=True, metavar="SPEC",
+    help="Groups and passes, comma-separated, options in braces; see `sofie passes`.",
+)  # fmt: skip
+WITHOUT = click.option("--without", multiple=True, metavar="PASS", help="Leave an optional pass out; repeatable.")
+DEBUG_FLAG = click.option(
+    "--debug", is_flag=True, expose_value=False, is_eager=True, callback=_remember_debug,
+    help="Show the traceback of an error.",
+)  # fmt: skip
+
+
+def compiling(command: Command) -> Command:
+    """The options of every command that compiles a model; they arrive as `dims`, `values`, `cpu`, ..."""
+    for option in reversed((DIM, SET, CPU, BLAS, PIPELINE, WITHOUT, DEBUG_FLAG)):
+        command = option(command)
+    return command
+
+
+def gathered(given: dict[str, Any]) -> Options:
+    """The compiler's Options from what `compiling` brought."""
+    from sofie.compiler import Options
+
+    return Options(**given)

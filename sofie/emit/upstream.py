@@ -1,0 +1,103 @@
+"""Writes a level 2 module for upstream MLIR: builtin dialects only, the weights as arguments of @infer.
+
+    func.func @infer(%x: tensor<1x7xf32> {sofie.name = "x"}) -> ... {
+      %w = sofie.weight "dense.weight" <"2c26b4..."> : tensor<7x5xf32>
+      %y = sofie.fused { ... }
+    ->
+    func.func @infer(%x: tensor<1x7xf32>, %w: tensor<7x5xf32>) -> ... { ... }
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from io import StringIO
+
+from xdsl.dialects import func
+from xdsl.dialects.builtin import FunctionType, ModuleOp
+from xdsl.ir import Attribute, Operation
+from xdsl.printer import Printer
+
+from sofie import levels
+from sofie.dialects.sofie import FusedOp, WeightOp
+from sofie.errors import SofieError, printable
+from sofie.weights import Blob
+
+OWN = "sofie."
+
+
+def text(module: ModuleOp) -> str:
+    """The module as upstream's tools read it, under comments that name the weights. Raises SofieError at other levels."""
+    converted, weights = _convert(module)
+    out = StringIO()
+    if weights:
+        out.write("// @infer takes these weights after the inputs (name, SHA-256 of type and contents):\n")
+    for weight in weights:
+        name = printable(weight.weight_name.data).encode("ascii", "backslashreplace").decode()
+        out.write(f"//   {name} {weight.blob.digest}\n")
+    Printer(stream=out).print_op(converted)
+    return out.getvalue() + "\n"
+
+
+def upstream_module(module: ModuleOp) -> tuple[ModuleOp, list[Blob]]:
+    """A copy without anything of SOFIE, and the weights that @infer takes after the inputs, in order of first use.
+
+    Raises SofieError where the module is not at the tensor level.
+    """
+    converted, weights = _convert(module)
+    return converted, [weight.blob for weight in weights]
+
+
+def _convert(module: ModuleOp) -> tuple[ModuleOp, list[WeightOp]]:
+    try:
+        levels.check(module, "tensor")
+    except SofieError as error:
+        raise SofieError(f"-t upstream-mlir prints the tensor level, made by --pipeline=fuse: {error}") from error
+    copy = module.clone()
+    for group in [op for op in copy.walk() if isinstance(op, FusedOp)]:
+        _inline(group)
+    weights = [w for op in copy.body.block.ops if isinstance(op, func.FuncOp) for w in _weights_to_arguments(op)]
+    for op in copy.walk():
+        for key in [key for key in op.attributes if key.startswith(OWN)]:
+            del op.attributes[key]
+    return copy, weights
+
+
+def _inline(group: FusedOp) -> None:
+    """The members take the place of their group."""
+    block = group.parent_block()
+    assert block is not None
+    for member in group.members():
+        member.detach()
+        block.insert_op_before(member, group)
+    for result, value in zip(group.res, group.yielded(), strict=True):
+        result.replace_all_uses_with(value)
+    group.detach()
+    group.erase()
+
+
+def _weights_to_arguments(function: func.FuncOp) -> list[WeightOp]:
+    """Each weight that is used becomes one argument, equal ones the same; returns one op of each, detached."""
+    block = function.body.block
+    arguments: dict[tuple[str, Attribute], WeightOp] = {}
+    for op in list(_in_order_of_use(function)):
+        key = (op.blob.digest, op.result.type)
+        if key not in arguments:
+            argument = block.insert_arg(op.result.type, len(block.args))
+            argument.name_hint = op.result.name_hint
+            arguments[key] = op
+        place = len(block.args) - len(arguments) + list(arguments).index(key)
+        op.result.replace_all_uses_with(block.args[place])
+    for op in [op for op in function.walk() if isinstance(op, WeightOp)]:
+        op.detach()
+    function.function_type = FunctionType.from_lists([a.type for a in block.args], list(function.function_type.outputs))
+    function.arg_attrs = function.res_attrs = None
+    return list(arguments.values())
+
+
+def _in_order_of_use(function: func.FuncOp) -> Iterator[WeightOp]:
+    seen: set[Operation] = set()
+    for op in function.walk():
+        for owner in (operand.owner for operand in op.operands):
+            if isinstance(owner, WeightOp) and owner not in seen:
+                seen.add(owner)
+                yield owner

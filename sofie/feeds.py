@@ -1,0 +1,96 @@
+"""Inputs by ONNX name: read from numpy files, drawn at random, and asked what sizes they give to free dimensions."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sofie.errors import SofieError, printable
+from sofie.weights import Array
+
+if TYPE_CHECKING:
+    import onnx
+
+    from sofie.compiler import Options
+    from sofie.emit.cpp import Port
+
+SMALL_INTEGERS = 4
+"""Random integers are below this: valid as tokens and indices of almost any model."""
+
+
+def names_of_inputs(graph: onnx.GraphProto, values: Mapping[str, object]) -> list[str]:
+    """The inputs that a caller gives: neither initialised nor turned into constants by `values`."""
+    initialised = {tensor.name for tensor in graph.initializer}
+    return [v.name for v in graph.input if v.name not in initialised and v.name not in values]
+
+
+def read(path: Path, names: Sequence[str]) -> dict[str, Array]:
+    """The arrays of a `.npz` by name, or that of a `.npy` as the only one of `names`. Raises SofieError."""
+    shown = repr(printable(str(path)))
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            if len(names) != 1:
+                listed = ", ".join(map(printable, names))
+                raise SofieError(f"{shown} holds one array and the model takes {len(names)}: give a .npz with {listed}")
+            return {names[0]: loaded}
+        with loaded:
+            return {name: loaded[name] for name in loaded.files}
+    except FileNotFoundError as error:
+        raise SofieError(f"there is no file {shown}") from error
+    except OSError as error:
+        raise SofieError(f"{shown} cannot be read: {error.strerror or printable(str(error))}") from error
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise SofieError(f"{shown} is no .npz or .npy file that numpy reads: {printable(str(error))}") from error
+
+
+def bind(options: Options, graph: onnx.GraphProto, feeds: Mapping[str, Array]) -> Options:
+    """`options` with the sizes that the shapes of `feeds` give to the free dimensions of the graph.
+
+    Raises SofieError where two inputs, or an input and `--dim`, disagree about a size, and on unknown or missing inputs.
+    """
+    from sofie.frontends.onnx import free_dimensions
+
+    check_names(feeds, names_of_inputs(graph, options.values))
+    dims = dict(options.dims)
+    origin = {key: f"--dim {printable(key)}={size}" for key, size in dims.items()}
+    for name, axis, parameter in free_dimensions(graph):
+        if name not in feeds:
+            continue
+        if axis >= feeds[name].ndim:
+            raise SofieError(f"input {printable(name)!r} has {feeds[name].ndim} dimension(s), the model takes more")
+        size = int(feeds[name].shape[axis])
+        here = f"{name}:{axis}"
+        key = here if here in dims or not parameter else parameter
+        if dims.setdefault(key, size) != size:
+            raise SofieError(
+                f"input {printable(name)!r} has {size} along axis {axis}, but {origin[key]} makes that dimension {dims[key]}"
+            )
+        origin.setdefault(key, f"input {printable(name)!r}")
+    return replace(options, dims=dims)
+
+
+def check_names(feeds: Mapping[str, Array], names: Sequence[str]) -> None:
+    """Raises SofieError unless `feeds` holds exactly the inputs `names`."""
+    listed = ", ".join(map(printable, names)) or "none"
+    if unknown := [name for name in feeds if name not in names]:
+        raise SofieError(f"the model has no input {printable(unknown[0])!r}; its inputs are {listed}")
+    if missing := [name for name in names if name not in feeds]:
+        raise SofieError(f"input {printable(missing[0])!r} is missing; the model's inputs are {listed}")
+
+
+def draw(ports: Sequence[Port], rng: np.random.Generator) -> dict[str, Array]:
+    """Random inputs: standard normal for floats, small integers and coin flips otherwise."""
+    return {port.name: _draw(port, rng) for port in ports}
+
+
+def _draw(port: Port, rng: np.random.Generator) -> Array:
+    dtype = np.dtype(port.dtype)
+    if dtype.kind == "f":
+        return rng.standard_normal(port.shape).astype(dtype)
+    return rng.integers(0, 2 if dtype.kind == "b" else SMALL_INTEGERS, port.shape).astype(dtype)

@@ -1,0 +1,106 @@
+"""The meaning of a module at any level, on numpy arrays: the referee of every pass, without a C++ compiler.
+
+xDSL supplies the frame (`xdsl.interpreter`: functions registered by op); what an op means is written here, in the
+element type's own precision. Memory that nobody wrote holds NaN or 0xA5, loops that call themselves parallel run
+backwards, and an access outside its buffer is an error: a pass that relies on luck is seen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from xdsl.dialects.builtin import DictionaryAttr, MemRefType, ModuleOp, StringAttr, TensorType
+from xdsl.dialects.func import FuncOp
+from xdsl.ir import SSAValue
+
+from sofie.dialects.types import element_of, numpy_dtype, shape_of
+from sofie.errors import SofieError, printable
+from sofie.interpreter.control import ControlFunctions
+from sofie.interpreter.generic import GenericFunctions
+from sofie.interpreter.machine import Machine, poisoned
+from sofie.interpreter.memory import MemoryFunctions
+from sofie.interpreter.scalars import CastFunctions, ComparisonFunctions, ElementwiseFunctions
+from sofie.interpreter.tensors import TensorFunctions, onnx_functions
+from sofie.interpreter.vectors import VectorFunctions
+from sofie.weights import Array
+
+_FUNCTIONS = (
+    CastFunctions,
+    ComparisonFunctions,
+    ControlFunctions,
+    ElementwiseFunctions,
+    GenericFunctions,
+    MemoryFunctions,
+    TensorFunctions,
+    VectorFunctions,
+)
+_ARENA_POISON = 0xFF
+_NOTHING = DictionaryAttr({})
+
+
+def run(module: ModuleOp, inputs: Sequence[Array]) -> list[Array]:
+    """The results of @infer at whatever level `module` is, in the model's order.
+
+    `inputs` come in the model's order, with the shapes of the arguments and the dtypes of their `sofie.dtype`; results
+    have theirs. Raises SofieError where an input does not fit, an op has no meaning here, or an access leaves its
+    buffer.
+    """
+    infer = next((f for f in module.body.block.ops if isinstance(f, FuncOp) and f.sym_name.data == "infer"), None)
+    if infer is None or not infer.body.blocks:
+        raise SofieError("the module has no function @infer to run")
+    attributes = list(infer.arg_attrs or [_NOTHING] * len(infer.body.block.args))
+    ports = list(zip(infer.body.block.args, attributes, strict=True))
+    given = [port for port in ports if not _is_made(port[1])]
+    if len(given) != len(inputs):
+        raise SofieError(f"@infer takes {len(given)} inputs, not {len(inputs)}")
+    feeds = iter(inputs)
+    arguments = [_made(v, a) if _is_made(a) else _input(v, a, next(feeds)) for v, a in ports]
+    machine = Machine(module, [*(functions() for functions in _FUNCTIONS), onnx_functions(module)])
+    with np.errstate(all="ignore"):
+        returned = machine.run_ssacfg_region(infer.body, tuple(arguments))
+    outputs = [k for k, (_, attrs) in enumerate(ports) if "sofie.output" in attrs.data]
+    if not infer.function_type.outputs.data:
+        return [_output(arguments[k], attributes[k]) for k in outputs]
+    results = infer.res_attrs or [_NOTHING] * len(returned)
+    return [_output(value, attrs) for value, attrs in zip(returned, results, strict=True)]
+
+
+def _is_made(attributes: DictionaryAttr) -> bool:
+    """Whether the caller of the emitted code provides this argument as room: an output, or the arena."""
+    return "sofie.output" in attributes.data or "sofie.arena" in attributes.data
+
+
+def _made(argument: SSAValue, attributes: DictionaryAttr) -> Array:
+    array = poisoned(argument)
+    if "sofie.arena" in attributes.data:
+        array.view(np.uint8).fill(_ARENA_POISON)
+    return array
+
+
+def _input(argument: SSAValue, attributes: DictionaryAttr, array: Array) -> Array:
+    """A read-only copy of `array` as the level stores it; raises SofieError where dtype or shape differ."""
+    assert isinstance(argument.type, TensorType | MemRefType)
+    stored = numpy_dtype(element_of(argument))
+    expected, shape = _dtype(attributes, stored), shape_of(argument)
+    if array.dtype != expected or array.shape != shape:
+        name = attributes.data.get("sofie.name")
+        label = printable(name.data) if isinstance(name, StringAttr) else argument.name_hint or "?"
+        given = f"{array.dtype}{list(array.shape)}"
+        raise SofieError(f"input {label!r} is {given}, the model takes {expected}{list(shape)}")
+    copy = np.array(array, order="C").view(stored)
+    copy.flags.writeable = False
+    return copy
+
+
+def _output(array: Array, attributes: DictionaryAttr) -> Array:
+    """A copy of `array` in the dtype that the caller sees; raises SofieError where a bool is neither 0 nor 1."""
+    dtype = _dtype(attributes, array.dtype)
+    if dtype == np.bool_ and not np.all(array.view(np.uint8) <= 1):
+        raise SofieError("an output of bools holds bytes that nobody wrote")
+    return np.array(array, order="C").view(dtype)
+
+
+def _dtype(attributes: DictionaryAttr, default: np.dtype[np.generic]) -> np.dtype[np.generic]:
+    name = attributes.data.get("sofie.dtype")
+    return np.dtype(name.data) if isinstance(name, StringAttr) else default

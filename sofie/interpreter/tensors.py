@@ -1,0 +1,84 @@
+"""Levels 1 and 2: weights, onnx ops by ONNX's own reference, and tensor ops on arrays that nobody changes in place."""
+
+from __future__ import annotations
+
+import numpy as np
+from xdsl.dialects import tensor
+from xdsl.dialects.builtin import ModuleOp
+from xdsl.interpreter import Interpreter, PythonValues, impl, register_impls
+
+from sofie.dialects.onnx import DOMAINS, OnnxOp
+from sofie.dialects.sofie import WeightOp
+from sofie.dialects.types import element_of, numpy_dtype, shape_of
+from sofie.errors import SofieError
+from sofie.interpreter.machine import Functions, poisoned, refusal, tabulated
+from sofie.interpreter.memory import inside, static_box
+from sofie.reference import evaluate_node
+
+
+@register_impls
+class TensorFunctions(Functions):
+    """Weights, at every level, and tensor."""
+
+    @impl(WeightOp)
+    def weight(self, interpreter: Interpreter, op: WeightOp, values: PythonValues) -> PythonValues:
+        """The blob's own bytes, read-only, under the element type of this level."""
+        return (op.blob.value.view(numpy_dtype(element_of(op.result))),)
+
+    @impl(tensor.EmptyOp)
+    def empty(self, interpreter: Interpreter, op: tensor.EmptyOp, values: PythonValues) -> PythonValues:
+        """Poison."""
+        return (poisoned(op.tensor),)
+
+    @impl(tensor.CastOp)
+    def cast(self, interpreter: Interpreter, op: tensor.CastOp, values: PythonValues) -> PythonValues:
+        """The same elements."""
+        return (values[0],)
+
+    @impl(tensor.ExtractOp)
+    def extract(self, interpreter: Interpreter, op: tensor.ExtractOp, values: PythonValues) -> PythonValues:
+        """One element, or one a point where the indices are arrays."""
+        return (values[0][inside(op, values[0], values[1:])],)
+
+    @impl(tensor.ExtractSliceOp)
+    def extract_slice(self, interpreter: Interpreter, op: tensor.ExtractSliceOp, values: PythonValues) -> PythonValues:
+        """A box of a tensor."""
+        return (values[0][static_box(op, values[0].shape)].reshape(shape_of(op.result)),)
+
+    @impl(tensor.InsertSliceOp)
+    def insert_slice(self, interpreter: Interpreter, op: tensor.InsertSliceOp, values: PythonValues) -> PythonValues:
+        """A copy of the destination with a box replaced."""
+        source, result = values[0], np.array(values[1])
+        box = static_box(op, result.shape)
+        result[box] = source.reshape(result[box].shape)
+        return (result,)
+
+    @impl(tensor.CollapseShapeOp)
+    def collapse(self, interpreter: Interpreter, op: tensor.CollapseShapeOp, values: PythonValues) -> PythonValues:
+        """The same elements under fewer axes."""
+        return (values[0].reshape(shape_of(op.result)),)
+
+    @impl(tensor.ExpandShapeOp)
+    def expand(self, interpreter: Interpreter, op: tensor.ExpandShapeOp, values: PythonValues) -> PythonValues:
+        """The same elements under more axes."""
+        return (values[0].reshape(shape_of(op.result)),)
+
+
+def onnx_functions(module: ModuleOp) -> Functions:
+    """The meanings of the onnx ops of a module; not of all two hundred, whose classes take a while to build."""
+    kinds = {type(op) for op in module.walk() if isinstance(op, OnnxOp)}
+    return tabulated(dict.fromkeys(kinds, _reference))()
+
+
+def _reference(self: Functions, interpreter: Interpreter, op: OnnxOp, values: PythonValues) -> PythonValues:
+    """What ONNX's reference makes of the node, in the dtypes that inference found."""
+    present = iter(values)
+    arrays = [None if operand is None else next(present) for operand in op.inputs]
+    try:
+        results = evaluate_node(op.node(), arrays, DOMAINS)
+    except SofieError as error:
+        raise refusal(op, f"cannot be run: {error}") from error
+    shapes = [shape_of(result) for result in op.results]
+    if [r.shape for r in results] != shapes:
+        raise refusal(op, f"gives shapes {[list(r.shape) for r in results]}, inference found {shapes}")
+    return tuple(r.astype(numpy_dtype(element_of(v)), copy=False) for r, v in zip(results, op.results, strict=True))

@@ -1,0 +1,113 @@
+"""vector: a vector is the array of its lanes, a value that later stores do not change."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from xdsl.dialects import vector
+from xdsl.dialects.builtin import DYNAMIC_INDEX
+from xdsl.interpreter import Interpreter, PythonValues, impl, register_impls
+from xdsl.ir import Operation
+
+from sofie.dialects.types import shape_of
+from sofie.interpreter.machine import Functions, poison, refusal
+from sofie.interpreter.scalars import COMBINE, fused_multiply_add
+from sofie.weights import Array
+
+
+@register_impls
+class VectorFunctions(Functions):
+    """Loads, stores and moves between lanes; arithmetic on lanes is `arith`'s."""
+
+    @impl(vector.LoadOp)
+    def load(self, interpreter: Interpreter, op: vector.LoadOp, values: PythonValues) -> PythonValues:
+        """A copy of consecutive elements."""
+        return (_lanes(op, values[0], values[1:], self.fact(op, _result_shape)).copy(),)
+
+    @impl(vector.StoreOp)
+    def store(self, interpreter: Interpreter, op: vector.StoreOp, values: PythonValues) -> PythonValues:
+        """Writes consecutive elements."""
+        lanes, array, *indices = values
+        _lanes(op, array, indices, lanes.shape)[...] = lanes
+        return ()
+
+    @impl(vector.BroadcastOp)
+    def broadcast(self, interpreter: Interpreter, op: vector.BroadcastOp, values: PythonValues) -> PythonValues:
+        """Every lane has the scalar, every row the vector."""
+        lanes = np.empty(self.fact(op, _result_shape), values[0].dtype)
+        lanes[...] = values[0]
+        return (lanes,)
+
+    @impl(vector.ExtractOp)
+    def extract(self, interpreter: Interpreter, op: vector.ExtractOp, values: PythonValues) -> PythonValues:
+        """One lane, or one vector of a vector of vectors."""
+        return (values[0][_position(op, self.fact(op, _static_position), values[1:], values[0])],)
+
+    @impl(vector.InsertOp)
+    def insert(self, interpreter: Interpreter, op: vector.InsertOp, values: PythonValues) -> PythonValues:
+        """A copy of the destination with one lane replaced."""
+        source, destination, *dynamic = values
+        lanes = destination.copy()
+        lanes[_position(op, self.fact(op, _static_position), dynamic, destination)] = source
+        return (lanes,)
+
+    @impl(vector.FMAOp)
+    def fma(self, interpreter: Interpreter, op: vector.FMAOp, values: PythonValues) -> PythonValues:
+        """lhs * rhs + acc, rounded once."""
+        return (fused_multiply_add(*values),)
+
+    @impl(vector.ShuffleOp)
+    def shuffle(self, interpreter: Interpreter, op: vector.ShuffleOp, values: PythonValues) -> PythonValues:
+        """Picks among the lanes of both; a lane of -1 is poison."""
+        mask = self.fact(op, _mask)
+        lanes = np.concatenate([np.atleast_1d(v) for v in values])[mask]
+        unset = lanes[mask < 0]
+        poison(unset)
+        lanes[mask < 0] = unset
+        return (lanes,)
+
+    @impl(vector.ReductionOp)
+    def reduction(self, interpreter: Interpreter, op: vector.ReductionOp, values: PythonValues) -> PythonValues:
+        """The lanes combined from the first to the last, after the accumulator where there is one."""
+        lanes, *start = values
+        return (functools.reduce(self.fact(op, _combination), [*start, *lanes]),)
+
+
+def _result_shape(op: Operation) -> tuple[int, ...]:
+    return shape_of(op.results[0])
+
+
+def _mask(op: vector.ShuffleOp) -> npt.NDArray[np.int64]:
+    return np.array(op.mask.get_values(), np.int64)
+
+
+def _combination(op: vector.ReductionOp) -> Callable[[Any, Any], Any]:
+    return COMBINE[op.kind.data]
+
+
+def _static_position(op: vector.ExtractOp | vector.InsertOp) -> list[int]:
+    return list(op.static_position.get_values())
+
+
+def _lanes(op: Operation, array: Array, indices: Sequence[Any], shape: tuple[int, ...]) -> Array:
+    """The elements that a vector of `shape` covers from `indices` on; raises SofieError where one lies outside."""
+    sizes = (1,) * (array.ndim - len(shape)) + shape
+    box = []
+    for axis, (index, size, extent) in enumerate(zip(indices, sizes, array.shape, strict=True)):
+        if index < 0 or index + size > extent:
+            raise refusal(op, f"reaches {index}:{index + size} of axis {axis}, which has {extent} elements")
+        box.append(slice(index, index + size))
+    return array[tuple(box)].reshape(shape) if array.ndim != len(shape) else array[tuple(box)]
+
+
+def _position(op: Operation, static: Sequence[int], dynamic: Sequence[Any], lanes: Array) -> tuple[Any, ...]:
+    given = iter(dynamic)
+    position = tuple(next(given) if p == DYNAMIC_INDEX else p for p in static)
+    for index, extent in zip(position, lanes.shape, strict=False):
+        if not 0 <= index < extent:
+            raise refusal(op, f"names lane {index} of {extent}")
+    return position

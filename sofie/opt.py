@@ -59,7 +59,7 @@ class SofieOptMain(xDSLOptMain):
     def register_all_targets(self) -> None:
         """xDSL's, `cpp` and `upstream-mlir`."""
         super().register_all_targets()
-        self.available_targets |= {t.name: (lambda t=t: t) for t in (CppTarget, UpstreamTarget)}  # type: ignore[misc]
+        self.available_targets |= {CppTarget.name: lambda: CppTarget, UpstreamTarget.name: lambda: UpstreamTarget}
 
     def register_all_frontends(self) -> None:
         """`.mlir` with its weights, and `.onnx`."""

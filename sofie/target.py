@@ -17,6 +17,8 @@ class Cpu:
     name: str
     lanes: int
     features: str
+    level: int = 0
+    """The x86-64 level the features need; 0 for none."""
 
     @property
     def attribute(self) -> str:
@@ -32,8 +34,8 @@ class Cpu:
 CPUS = {
     "scalar": Cpu("scalar", 1, ""),
     "portable": Cpu("portable", 4, ""),
-    "x86-64-v3": Cpu("x86-64-v3", 8, "avx2,fma"),
-    "x86-64-v4": Cpu("x86-64-v4", 16, "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma"),
+    "x86-64-v3": Cpu("x86-64-v3", 8, "avx2,fma", 3),
+    "x86-64-v4": Cpu("x86-64-v4", 16, "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma", 4),
 }
 
 

@@ -246,6 +246,7 @@ class Program:
             "",
             self.core(),
             "",
+            *([_source("cpu.hxx").rstrip(), ""] if self.cpu.level else []),
             self._session(embed),
             "",
             f"}} // namespace SOFIE_{self.name}",
@@ -313,7 +314,7 @@ public:
    explicit Session(const Weights &weights)
       : weights_(weights), arena_(static_cast<unsigned char *>(::operator new(arena_bytes, std::align_val_t{{64}})))
    {{
-   }}
+{self._cpu_check()}   }}
 
    // Inputs first, outputs last; the pointers may not overlap.
    void infer({', '.join(takes + gives)}) noexcept
@@ -338,6 +339,15 @@ private:
    Weights weights_;
    std::unique_ptr<unsigned char, Free> arena_;
 }};"""
+
+    def _cpu_check(self) -> str:
+        """The constructor refuses a machine that cannot run the kernels, before it would crash in one."""
+        if not self.cpu.level:
+            return ""
+        sentence = (
+            f"{self.name} was compiled for {self.cpu.name}, which this CPU does not run; compile it with --cpu portable"
+        )
+        return f"      if (detail::x86_level() < {self.cpu.level})\n         throw std::runtime_error({_string(sentence)});\n"
 
 
 def _pass(port: Port, const: bool) -> str:

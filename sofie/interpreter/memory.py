@@ -31,7 +31,7 @@ def inside(op: Operation, array: Array, indices: Sequence[Any]) -> tuple[Any, ..
     return tuple(indices)
 
 
-def static_box(op: _Box, shape: Sequence[int]) -> tuple[slice, ...]:
+def static_box(op: _Box, shape: Sequence[int]) -> tuple[Any, ...]:
     """The part of a value of `shape` that a slice names; raises SofieError where it is dynamic or reaches outside."""
     if op.offsets or op.sizes or op.strides:
         raise refusal(op, "has offsets, sizes or strides that are not static")
@@ -42,7 +42,7 @@ def static_box(op: _Box, shape: Sequence[int]) -> tuple[slice, ...]:
         if offset < 0 or stride < 1 or end > extent:
             raise refusal(op, f"takes {offset}:{end}:{stride} of axis {axis}, which has {extent} elements")
         box.append(slice(offset, end, stride))
-    return tuple(box)
+    return (*box, ...)
 
 
 def _typed(op: Operation, array: Array, offset: int | None) -> Array:

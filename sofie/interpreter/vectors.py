@@ -15,6 +15,7 @@ from xdsl.ir import Operation
 
 from sofie.dialects.types import shape_of
 from sofie.interpreter.machine import Functions, poison, refusal
+from sofie.interpreter.memory import inside
 from sofie.interpreter.scalars import COMBINE, fused_multiply_add
 from sofie.weights import Array
 
@@ -26,13 +27,13 @@ class VectorFunctions(Functions):
     @impl(vector.LoadOp)
     def load(self, interpreter: Interpreter, op: vector.LoadOp, values: PythonValues) -> PythonValues:
         """A copy of consecutive elements."""
-        return (_lanes(op, values[0], values[1:], self.fact(op, _result_shape)).copy(),)
+        return (values[0][_lanes(op, values[0], values[1:], self.fact(op, _result_shape))].copy(),)
 
     @impl(vector.StoreOp)
     def store(self, interpreter: Interpreter, op: vector.StoreOp, values: PythonValues) -> PythonValues:
         """Writes consecutive elements."""
         lanes, array, *indices = values
-        _lanes(op, array, indices, lanes.shape)[...] = lanes
+        array[_lanes(op, array, indices, lanes.shape)] = lanes
         return ()
 
     @impl(vector.BroadcastOp)
@@ -93,15 +94,27 @@ def _static_position(op: vector.ExtractOp | vector.InsertOp) -> list[int]:
     return list(op.static_position.get_values())
 
 
-def _lanes(op: Operation, array: Array, indices: Sequence[Any], shape: tuple[int, ...]) -> Array:
-    """The elements that a vector of `shape` covers from `indices` on; raises SofieError where one lies outside."""
-    sizes = (1,) * (array.ndim - len(shape)) + shape
-    box = []
-    for axis, (index, size, extent) in enumerate(zip(indices, sizes, array.shape, strict=True)):
-        if index < 0 or index + size > extent:
-            raise refusal(op, f"reaches {index}:{index + size} of axis {axis}, which has {extent} elements")
-        box.append(slice(index, index + size))
-    return array[tuple(box)].reshape(shape) if array.ndim != len(shape) else array[tuple(box)]
+def _lanes(op: Operation, array: Array, indices: Sequence[Any], shape: tuple[int, ...]) -> tuple[Any, ...]:
+    """Where the elements lie that a vector of `shape` covers from `indices` on; raises SofieError if not in `array`."""
+    inside(op, array, indices)
+    last = indices[-1] + shape[-1]
+    if len(shape) == 1 and last <= array.shape[-1] and array.strides[-1] == array.itemsize:
+        return (*indices[:-1], slice(indices[-1], last))
+    if len(shape) != 1:
+        raise refusal(op, f"has {len(shape)} axes; vectors in memory have one")
+    return _following(op, array, indices, shape[0])
+
+
+def _following(op: Operation, array: Array, indices: Sequence[Any], count: int) -> tuple[Any, ...]:
+    """The next `count` elements across rows, where they follow one another in memory too."""
+    first = int(np.ravel_multi_index(tuple(indices), array.shape))
+    if first + count > array.size:
+        raise refusal(op, f"reaches {count} elements from element {first} of {array.size}")
+    found = np.unravel_index(np.arange(first, first + count), array.shape)
+    addresses = sum(axis * step for axis, step in zip(found, array.strides, strict=True))
+    if np.any(np.diff(addresses) != array.itemsize):
+        raise refusal(op, f"reaches {count} elements that do not follow one another in memory")
+    return tuple(found)
 
 
 def _position(op: Operation, static: Sequence[int], dynamic: Sequence[Any], lanes: Array) -> tuple[Any, ...]:

@@ -1,0 +1,111 @@
+"""ONNX's own backend suite as data: every test with its model, inputs, expected outputs and tolerances.
+
+`python -m tests.conformance.suite` rewrites `passing.txt`: the list may only grow, so it refuses to drop a name.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from onnx.backend.test.loader import load_model_tests
+
+from sofie.backend import SofieBackend
+
+KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator")
+"""The kinds that need no download."""
+
+PASSING = Path(__file__).with_name("passing.txt")
+FOLDED = Path(__file__).with_name("folded.txt")
+
+
+def tests() -> dict[str, onnx.backend.test.case.test_case.TestCase]:
+    """All tests by name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return {case.name: case for kind in KINDS for case in load_model_tests(kind=kind)}
+
+
+def listed(path: Path) -> list[str]:
+    """The names in a list, comments left out."""
+    return [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+
+
+def _model(case: object) -> onnx.ModelProto:
+    return case.model if case.model is not None else onnx.load(Path(case.model_dir) / "model.onnx")  # type: ignore[attr-defined]
+
+
+def _data(case: object) -> Iterator[tuple[list[object], list[object]]]:
+    if case.data_sets is not None:  # type: ignore[attr-defined]
+        yield from case.data_sets  # type: ignore[attr-defined]
+        return
+    for folder in sorted(Path(case.model_dir).glob("test_data_set_*")):  # type: ignore[attr-defined]
+        yield tuple(  # type: ignore[misc]
+            [
+                numpy_helper.to_array(onnx.load_tensor(folder / f"{kind}_{k}.pb"))
+                for k in range(len(list(folder.glob(f"{kind}_*.pb"))))
+            ]
+            for kind in ("input", "output")
+        )
+
+
+def run(case: object) -> int:
+    """Runs one test and compares as ONNX's runner does; returns the kernels it ran. Raises on any failure."""
+    rep = SofieBackend.prepare(_model(case))
+    for inputs, expected in _data(case):
+        for got, want in zip(rep.run(inputs), expected, strict=True):
+            want = np.asarray(want)
+            assert got.dtype == want.dtype, f"{got.dtype} where {want.dtype} is expected"
+            assert got.shape == want.shape, f"{got.shape} where {want.shape} is expected"
+            np.testing.assert_allclose(got, want, rtol=case.rtol, atol=case.atol)  # type: ignore[attr-defined]
+    return rep.model.program.kernel_calls
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a test did: kernels it ran, or the sentence it failed with."""
+
+    name: str
+    kernels: int
+    failure: str = ""
+
+
+def outcome(case: object) -> Outcome:
+    """Runs one test and never raises."""
+    try:
+        return Outcome(case.name, run(case))  # type: ignore[attr-defined]
+    except Exception as error:
+        return Outcome(case.name, 0, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")  # type: ignore[attr-defined]
+
+
+def main() -> int:
+    """Runs everything, reports, and extends the lists; returns 1 where a listed test no longer passes."""
+    warnings.simplefilter("ignore")
+    cases = tests()
+    with multiprocessing.Pool() as pool:
+        outcomes = pool.map(outcome, cases.values(), chunksize=16)
+    passing = {o.name for o in outcomes if not o.failure and o.kernels}
+    folded = {o.name for o in outcomes if not o.failure and not o.kernels}
+    if "--failures" in sys.argv:
+        print("\n".join(f"{o.name}\t{o.failure}" for o in outcomes if o.failure))
+    lost = [n for n in listed(PASSING) if n not in passing] if PASSING.exists() else []
+    print(f"{len(passing)} of {len(cases)} pass, {len(folded)} more were computed when compiling; lost: {lost or 'none'}")
+    if lost:
+        return 1
+    for path, names, what in (
+        (PASSING, passing, "Tests of onnx.backend.test that pass. The list only grows."),
+        (FOLDED, folded, "Tests whose result was known when compiling: no kernel ran, so they are counted apart."),
+    ):
+        path.write_text(f"# {what}\n" + "\n".join(sorted(names)) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

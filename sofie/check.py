@@ -12,9 +12,9 @@ of `onnx.reference` in the model's own precision takes its place.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -50,10 +50,10 @@ Results = list[Array]
 class OutputReport:
     """One output, the worst over all samples.
 
-    error: worst absolute distance to the truth; relative: `error` over the truth's largest magnitude; ulp: `error` in
-    units in the last place of that magnitude. runtime and reference: the errors of ONNX Runtime and of onnx.reference in
-    the model's own precision, None where they did not run. allowed: what `error` may be. note: why a result that has no
-    error disagrees.
+    error: worst absolute distance to the truth. relative: `error` over the truth's largest magnitude. ulp: `error` in
+    units in the last place of that magnitude. runtime, reference: the errors of ONNX Runtime and of onnx.reference in
+    the model's own precision, None where they did not run. allowed: what `error` may be. note: why a result that has
+    no error disagrees.
     """
 
     name: str
@@ -71,7 +71,11 @@ class OutputReport:
 
 @dataclass(frozen=True)
 class Report:
-    """The verdict on a model. truth: what stood for the truth; runtime: ONNX Runtime's version, or why it did not run."""
+    """The verdict on a model.
+
+    truth: what stood for the truth. runtime: ONNX Runtime's version, or why it did not run. seed: that of the random
+    inputs, None for given ones.
+    """
 
     model: str
     truth: str
@@ -95,7 +99,7 @@ def check(
     samples: int = 1,
     progress: Progress | None = None,
 ) -> Report:
-    """Compiles a model and compares it on `feeds` (inputs by ONNX name), or on `samples` random inputs drawn from `seed`.
+    """Compiles a model and compares it on `feeds` (inputs by ONNX name), or on `samples` random inputs.
 
     The shapes of `feeds` bind free dimensions. Raises SofieError where the model cannot be compiled, or nothing else
     here can run it.
@@ -135,8 +139,7 @@ class _Judge:
             double = in_double(proto)
         except Exception:  # a model the conversion does not understand still has its own precision
             return [self._native, self._runtime]
-        exact = [_Reference(double, "in float64", double=True), _Runtime(double, "in float64", double=True)]
-        return [*exact, self._native, self._runtime]
+        return [_Reference(double, double=True), _Runtime(double, double=True), self._native, self._runtime]
 
     def compare(self, sample: Mapping[str, Array]) -> None:
         """Adds one sample to the tallies."""
@@ -223,9 +226,10 @@ class _Tally:
 
 
 def distance(result: Array, truth: Floats, usual: Array | None = None) -> float:
-    """The largest absolute difference; where the result is not finite, 0 if it is `truth`'s or `usual`'s value, else inf.
+    """The largest absolute difference; infinite where only one of the two is finite.
 
-    `usual` is a result of the same precision: a float32 exponential overflows where the truth does not.
+    What is not finite counts as 0 where it equals `truth` or `usual`, a result of the same precision: a float32
+    exponential overflows where the truth does not.
     """
     with np.errstate(all="ignore"):
         rounded = truth.astype(result.dtype)
@@ -264,9 +268,9 @@ class _Executor:
     library = ""
     version = ""
 
-    def __init__(self, proto: onnx.ModelProto, suffix: str = "in the model's own precision", double: bool = False) -> None:
+    def __init__(self, proto: onnx.ModelProto, double: bool = False) -> None:
         self.proto, self.double, self.reason = proto, double, ""
-        self.name = f"{self.library} {suffix}"
+        self.name = f"{self.library} in " + ("float64" if double else "the model's own precision")
         self._session: Any = None
 
     @property
@@ -382,8 +386,8 @@ def _widen_node(node: onnx.NodeProto) -> None:
 
 
 def _tensors(attribute: onnx.AttributeProto) -> Iterable[onnx.TensorProto]:
-    return [attribute.t] if attribute.type == AttributeProto.TENSOR else cast(Sequence[TensorProto], attribute.tensors)
+    return [attribute.t] if attribute.type == AttributeProto.TENSOR else attribute.tensors
 
 
 def _graphs(attribute: onnx.AttributeProto) -> Iterable[onnx.GraphProto]:
-    return [attribute.g] if attribute.type == AttributeProto.GRAPH else cast(Sequence[onnx.GraphProto], attribute.graphs)
+    return [attribute.g] if attribute.type == AttributeProto.GRAPH else attribute.graphs

@@ -52,7 +52,7 @@ def read(path: Path, names: Sequence[str]) -> dict[str, Array]:
 def bind(options: Options, graph: onnx.GraphProto, feeds: Mapping[str, Array]) -> Options:
     """`options` with the sizes that the shapes of `feeds` give to the free dimensions of the graph.
 
-    Raises SofieError where two inputs, or an input and `--dim`, disagree about a size, and on unknown or missing inputs.
+    Raises SofieError where an input is unknown or missing, or two of them, or one and `--dim`, disagree about a size.
     """
     from sofie.frontends.onnx import free_dimensions
 
@@ -68,9 +68,8 @@ def bind(options: Options, graph: onnx.GraphProto, feeds: Mapping[str, Array]) -
         here = f"{name}:{axis}"
         key = here if here in dims or not parameter else parameter
         if dims.setdefault(key, size) != size:
-            raise SofieError(
-                f"input {printable(name)!r} has {size} along axis {axis}, but {origin[key]} makes that dimension {dims[key]}"
-            )
+            known = f"{origin[key]} makes that dimension {dims[key]}"
+            raise SofieError(f"input {printable(name)!r} has {size} along axis {axis}, but {known}")
         origin.setdefault(key, f"input {printable(name)!r}")
     return replace(options, dims=dims)
 

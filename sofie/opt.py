@@ -10,11 +10,11 @@ import dataclasses
 import hashlib
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from io import StringIO
 from pathlib import Path
-from typing import IO, ClassVar, Iterator, NoReturn
+from typing import IO, ClassVar, NoReturn
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
@@ -58,12 +58,12 @@ class SofieOptMain(xDSLOptMain):
 
     def register_all_targets(self) -> None:
         """xDSL's, `cpp` and `upstream-mlir`."""
-        super().register_all_targets()
+        super().register_all_targets()  # type: ignore[no-untyped-call]
         self.available_targets |= {CppTarget.name: lambda: CppTarget, UpstreamTarget.name: lambda: UpstreamTarget}
 
     def register_all_frontends(self) -> None:
         """`.mlir` with its weights, and `.onnx`."""
-        super().register_all_frontends()
+        super().register_all_frontends()  # type: ignore[no-untyped-call]
         self.available_frontends["onnx"] = self._read_onnx
 
     def register_all_arguments(self, arg_parser: argparse.ArgumentParser) -> None:
@@ -99,9 +99,9 @@ class SofieOptMain(xDSLOptMain):
         spec = parse_spec(self.args.target)
         if spec.name != CppTarget.name:
             return str(self.args.target)
-        known: dict[str, tuple[str]] = {"model": (identifier(Path(self.args.input_file or "-").stem, "model"),)}
-        known |= {"cpu": (s.instance.cpu,) for s in self.stages if isinstance(s.instance, Vectorize)}
-        return str(ArgSpec(spec.name, {**known, **spec.parameters}))
+        cpus = [stage.instance.cpu for stage in self.stages if isinstance(stage.instance, Vectorize)]
+        known = {"model": (identifier(Path(self.args.input_file or "-").stem, "model"),), "cpu": (*cpus[-1:],)}
+        return str(ArgSpec(spec.name, {k: v for k, v in {**known, **spec.parameters}.items() if v}))
 
     def run(self) -> None:
         """Reads, transforms and prints each chunk; a file is written when all is well."""
@@ -152,6 +152,15 @@ class SofieOptMain(xDSLOptMain):
             print(error)
 
     # -- files ---------------------------------------------------------------------------------------------------------
+
+    def prepare_input(self) -> tuple[list[tuple[IO[bytes], int]], str]:
+        """The chunks of the input and what reads them. Raises SofieError where its ending does not say."""
+        if self.args.frontend is None and self.args.input_file not in (None, "-"):
+            ending = Path(self.args.input_file).suffix.removeprefix(".")
+            if ending not in self.available_frontends and Path(self.args.input_file).is_file():
+                name = printable(self.args.input_file)
+                raise SofieError(f"{name!r} ends in neither .mlir nor .onnx: say with -f mlir or -f onnx what it is")
+        return super().prepare_input()
 
     def get_input_stream(self) -> tuple[IO[bytes], str]:
         """The input; `-` is standard input."""

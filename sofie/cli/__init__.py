@@ -47,7 +47,7 @@ def _misused(error: click.UsageError) -> int:
     return MISUSED
 
 
-@click.group(cls=Sofie, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group("sofie", cls=Sofie, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(sofie.__version__, message="sofie %(version)s")
 @DEBUG_FLAG
 @click.pass_context

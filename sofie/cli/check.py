@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from sofie.cli.failure import FAILED
 from sofie.cli.options import MODEL, compiling, gathered
 from sofie.cli.progress import progress
 
@@ -23,13 +24,18 @@ NO_TERMINAL_WIDTH = 160
 
 @click.command()
 @MODEL
-@click.option("--input", "source", type=click.Path(path_type=Path), metavar="FILE", help=".npz with the inputs by name, or .npy for the only one.  [default: random]")
+@click.option(
+    "--input",
+    "source",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help=".npz with the inputs by name, or .npy for the only one.  [default: random]",
+)
 @click.option("--seed", default=0, show_default=True, help="Seed of the random inputs.")
 @click.option("--samples", type=click.IntRange(min=1), default=1, show_default=True, help="How many random inputs.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 @compiling
-@click.pass_context
-def check(ctx: click.Context, model: Path, source: Path | None, seed: int, samples: int, as_json: bool, **given: Any) -> None:
+def check(model: Path, source: Path | None, seed: int, samples: int, as_json: bool, **given: Any) -> None:
     """Compare the compiled MODEL with onnx.reference and ONNX Runtime.
 
     The exit status is 1 where an output is farther from the float64 truth than it may be.
@@ -49,7 +55,7 @@ def check(ctx: click.Context, model: Path, source: Path | None, seed: int, sampl
     else:
         _show(report)
     if not report.agrees:
-        ctx.exit(1)
+        raise click.exceptions.Exit(FAILED)
 
 
 def plain(value: Any) -> Any:
@@ -67,7 +73,8 @@ def _show(report: Report) -> None:
     console = Console()
     if not console.is_terminal:
         console = Console(width=NO_TERMINAL_WIDTH)
-    drawn = f"{report.samples} random sample{'s' * (report.samples != 1)}, seed {report.seed}" if report.seed is not None else "the given inputs"
+    plural = "s" * (report.samples != 1)
+    drawn = "the given inputs" if report.seed is None else f"{report.samples} random sample{plural}, seed {report.seed}"
     console.print(_table(report))
     console.print(f"on {drawn}; truth: {report.truth}; onnxruntime {report.runtime}", markup=False, highlight=False)
     wrong = [o.name for o in report.outputs if not o.agrees]

@@ -18,12 +18,22 @@ if TYPE_CHECKING:
 
 @click.command("compile")
 @MODEL
-@click.option("-o", "--output", type=click.Path(path_type=Path, file_okay=False), required=True, metavar="DIR", help="Folder to write to.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    metavar="DIR",
+    help="Folder to write to.",
+)
 @click.option("--name", help="Name of the files and the namespace.  [default: that of the model's file]")
 @click.option(
-    "--weights", type=click.Choice(["file", "embed"]), default="file", show_default=True,
+    "--weights",
+    type=click.Choice(["file", "embed"]),
+    default="file",
+    show_default=True,
     help="Put the weights beside the header or into it.",
-)  # fmt: skip
+)
 @compiling
 def compile_(model: Path, output: Path, name: str | None, weights: str, **given: Any) -> None:
     """Write MODEL as a C++ header and its weights."""
@@ -41,11 +51,12 @@ def summary(generated: Generated) -> list[str]:
 
     program = generated.program
     calls = program.kernel_calls
+    kernels = f"{calls} kernel{'s' * (calls != 1)}"
     return [
         *_column("wrote", [f"{p}  {size(p)}" for p in (generated.header, generated.data) if p is not None]),
         *_column("inputs" if len(program.inputs) != 1 else "input", map(describe, program.inputs)),
         *_column("outputs" if len(program.outputs) != 1 else "output", map(describe, program.outputs)),
-        *_column("runs", [f"{calls} kernel{'s' * (calls != 1)} with {readable(program.arena_bytes)} of scratch memory"]),
+        *_column("runs", [f"{kernels} with {readable(program.arena_bytes)} of scratch memory"]),
         "",
         *(f"    {line}" for line in usage(generated)),
     ]

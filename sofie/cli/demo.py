@@ -16,9 +16,14 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--events", default=10_000, show_default=True, type=click.IntRange(20), help="How many events to score.")
 @click.option(
-    "-o", "--output", default="sofie-demo", show_default=True, metavar="DIR", help="Folder to write to.",
+    "-o",
+    "--output",
+    default="sofie-demo",
+    show_default=True,
+    metavar="DIR",
+    help="Folder to write to.",
     type=click.Path(path_type=Path, file_okay=False),
-)  # fmt: skip
+)
 @DEBUG_FLAG
 def demo(events: int, output: Path) -> None:
     """Compile a trained network, score simulated events, judge it."""

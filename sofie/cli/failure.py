@@ -30,9 +30,8 @@ def _words(error: BaseException) -> str:
             return "the input is nested too deeply"
         case MemoryError():
             return "there is not enough memory"
-    return _words_of_xdsl(error) or (
-        f"internal error ({type(error).__name__}: {printable(str(error), 300)}): please report it with the output of --debug"
-    )
+    detail = f"{type(error).__name__}: {printable(str(error), 300)}"
+    return _words_of_xdsl(error) or f"internal error ({detail}): please report it with the output of --debug"
 
 
 def _words_of_xdsl(error: BaseException) -> str | None:
@@ -45,7 +44,7 @@ def _words_of_xdsl(error: BaseException) -> str | None:
         return f"{error.span.get_location()}: {printable(error.msg, 300)}"
     lines = [line.strip(" ^|") for line in str(error).splitlines() if line.strip(" ^|")]
     message = printable(lines[-1], 300) if lines else type(error).__name__
-    return f"a list of passes or a target cannot be read: {message}" if isinstance(error, ArgSpecParseError) else message
+    return f"a pipeline or target cannot be read: {message}" if isinstance(error, ArgSpecParseError) else message
 
 
 def report(program: str, error: BaseException, debug: bool, status: int = FAILED) -> int:

@@ -36,7 +36,7 @@ def write_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
     if path.suffix == ".npy":
         if len(arrays) != 1:
             raise SofieError(f"a .npy holds one array and the model has {len(arrays)} outputs: name a .npz")
-        np.save(content, *arrays.values())
+        np.save(content, next(iter(arrays.values())))
     else:
         np.savez(content, **arrays)  # type: ignore[arg-type]  # numpy types only its flag by name
     write(path, content.getvalue())

@@ -85,29 +85,48 @@ def _remember_debug(ctx: click.Context, parameter: click.Parameter, given: bool)
 
 MODEL = click.argument("model", type=click.Path(path_type=Path))
 DIM = click.option(
-    "--dim", "dims", multiple=True, metavar="NAME=N", callback=_parsed(dims),
+    "--dim",
+    "dims",
+    multiple=True,
+    metavar="NAME=N",
+    callback=_parsed(dims),
     help="Size of a free dimension, by its name or as INPUT:AXIS; repeatable.",
-)  # fmt: skip
+)
 SET = click.option(
-    "--set", "values", multiple=True, metavar="INPUT=VALUE", callback=_parsed(values),
+    "--set",
+    "values",
+    multiple=True,
+    metavar="INPUT=VALUE",
+    callback=_parsed(values),
     help="Turn an input into a constant: a number, a comma-separated list, true or false; repeatable.",
-)  # fmt: skip
+)
 BLAS = click.option(
-    "--blas", type=click.Choice(["none", "cblas"]), default="none", show_default=True,
+    "--blas",
+    type=click.Choice(["none", "cblas"]),
+    default="none",
+    show_default=True,
     help="Library for matrix products.",
-)  # fmt: skip
+)
 CPU = click.option(
     "--cpu", type=click.Choice(CPUS), default="native", show_default=True, help="Instruction set to write for."
 )
 PIPELINE = click.option(
-    "--pipeline", "passes", default=DEFAULT_PIPELINE, show_default=True, metavar="SPEC",
+    "--pipeline",
+    "passes",
+    default=DEFAULT_PIPELINE,
+    show_default=True,
+    metavar="SPEC",
     help="Groups and passes, comma-separated, options in braces; see `sofie passes`.",
-)  # fmt: skip
+)
 WITHOUT = click.option("--without", multiple=True, metavar="PASS", help="Leave an optional pass out; repeatable.")
 DEBUG_FLAG = click.option(
-    "--debug", is_flag=True, expose_value=False, is_eager=True, callback=_remember_debug,
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_remember_debug,
     help="Show the traceback of an error.",
-)  # fmt: skip
+)
 
 
 def compiling(command: Command) -> Command:

@@ -13,8 +13,22 @@ from sofie.cli.progress import progress
 
 @click.command()
 @MODEL
-@click.option("--input", "source", type=click.Path(path_type=Path), required=True, metavar="FILE", help=".npz with the inputs by name, or .npy for the only one.")
-@click.option("--output", "target", type=click.Path(path_type=Path), required=True, metavar="FILE", help=".npz for the outputs by name, or .npy for the only one.")
+@click.option(
+    "--input",
+    "source",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
+    help=".npz with the inputs by name, or .npy for the only one.",
+)
+@click.option(
+    "--output",
+    "target",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FILE",
+    help=".npz for the outputs by name, or .npy for the only one.",
+)
 @compiling
 def run(model: Path, source: Path, target: Path, **given: Any) -> None:
     """Run MODEL on the arrays of a file; their shapes bind its free dimensions."""

@@ -1,13 +1,15 @@
-"""The demonstration: the shipped network becomes a C++ program that scores simulated events, and the scores are judged."""
+"""The demonstration: the shipped network becomes a C++ program whose scores of simulated events are judged."""
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from time import perf_counter
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +55,8 @@ def run(events: int, folder: Path, tell: Tell) -> Result:
     Raises SofieError where there is no C++ compiler, or the folder cannot be written.
     """
     compiler = jit.compiler()
+    if shutil.which(compiler[0]) is None:
+        raise SofieError(f"the C++ compiler {compiler[0]!r} that CXX names is not there: install it or unset CXX")
     _make(folder)
     header, weights, source = folder / f"{NAME}.hxx", folder / f"{NAME}.dat", folder / "main.cpp"
     data, scored = folder / "events.bin", folder / "scores.bin"
@@ -68,7 +72,7 @@ def run(events: int, folder: Path, tell: Tell) -> Result:
     write(source, main_cpp(program, header, weights).encode())
     done("write the C++")
     executable = _build(compiler, source)
-    done(f"compile it ({Path(compiler[0]).name})")
+    done("compile the C++")
     features, labels = generate(events, SEED)
     write(data, features.tobytes())
     done("simulate events")
@@ -103,7 +107,8 @@ def reference_scores(model: onnx.ModelProto, features: Scores) -> Scores:
     from onnx.reference import ReferenceEvaluator
 
     feeds = {model.graph.input[0].name: features}
-    return np.asarray(ReferenceEvaluator(model).run(None, feeds)[0], np.float32).reshape(-1)
+    results = cast("list[Scores]", ReferenceEvaluator(model).run(None, feeds))
+    return results[0].reshape(-1)
 
 
 def _make(folder: Path) -> None:
@@ -121,7 +126,7 @@ def _build(compiler: list[str], source: Path) -> Path:
     if done.returncode != 0:
         scratch.unlink(missing_ok=True)
         line = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:200])
-        raise SofieError(f"the C++ compiler ({compiler[0]}) cannot build {str(source)!r}: {printable(line.strip(), 300)}")
+        raise SofieError(f"the C++ compiler cannot build {str(source)!r}: {printable(line.strip(), 300)}")
     return scratch.replace(program)
 
 
@@ -130,7 +135,8 @@ def _execute(program: Path, data: Path, scores: Path) -> float:
     command = [str(program.resolve()), str(data.resolve()), str(scores.resolve())]
     done = subprocess.run(command, cwd=program.parent, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise SofieError(f"{str(program)!r} failed: {printable(done.stderr.strip(), 300) or f'status {done.returncode}'}")
+        reason = printable(done.stderr.strip(), 300) or f"status {done.returncode}"
+        raise SofieError(f"{str(program)!r} failed: {reason}")
     return float(done.stdout.split()[0])
 
 
@@ -146,7 +152,7 @@ def main_cpp(program: Program, header: Path, weights: Path) -> str:
 
 
 _MAIN = """\
-// Scores events: {name} [events.bin [scores.bin]], both files of native floats, {features} an event in and {scores} out.
+// Scores events: {name} [events.bin [scores.bin]]: native floats, {features} an event in and {scores} out.
 // Build with: c++ -std=c++17 -O2 -o {name} main.cpp
 
 #include "{header}"
@@ -179,7 +185,8 @@ std::vector<float> read(const std::string &file)
 void write(const std::string &file, const std::vector<float> &values)
 {{
    std::ofstream stream(file, std::ios::binary);
-   stream.write(reinterpret_cast<const char *>(values.data()), static_cast<std::streamsize>(values.size() * sizeof(float)));
+   const auto bytes = static_cast<std::streamsize>(values.size() * sizeof(float));
+   stream.write(reinterpret_cast<const char *>(values.data()), bytes);
    if (!stream.flush())
       throw std::runtime_error("cannot write " + file);
 }}
@@ -205,7 +212,8 @@ int main(int argc, char **argv)
       std::nth_element(microseconds.begin(), microseconds.begin() + passes / 2, microseconds.end());
 
       write(argc > 2 ? argv[2] : "scores.bin", scores);
-      std::printf("%.3f us per event, the median of %d passes over %zu events\\n", microseconds[passes / 2], passes, count);
+      const double median = microseconds[passes / 2];
+      std::printf("%.3f us per event, the median of %d passes over %zu events\\n", median, passes, count);
    }} catch (const std::exception &error) {{
       std::fprintf(stderr, "%s\\n", error.what());
       return 1;

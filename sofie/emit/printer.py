@@ -64,7 +64,8 @@ _COMPARE_F = ["false", "==", ">", ">=", "<", "<=", "ord", "ueq", "ugt", "uge", "
 _COMPARE_I = ["==", "!=", "<", "<=", ">", ">=", "<", "<=", ">", ">="]
 FIRST_UNSIGNED_PREDICATE = 6
 
-ATOM, UNARY, TERNARY = 20, 14, 1
+ATOM, UNARY, ADDITIVE, TERNARY = 20, 14, 12, 1
+"""How tightly operators bind, tightest first."""
 
 
 def scalar_type(kind: Attribute, unsigned: bool = False) -> str:
@@ -121,6 +122,8 @@ class Expression:
     level: int
     reads: bool = False
     """Whether evaluating it reads memory."""
+    symbol: str = ""
+    """The outermost binary operator, where chains of it need no parentheses."""
 
     def inside(self, level: int) -> str:
         """The text as an operand of an operator that binds at `level`."""
@@ -338,8 +341,10 @@ class KernelPrinter:
         if type(op) in _BINARY:
             symbol, level = _BINARY[type(op)]
             a, b = op.operands
-            left, right = self._side(a, b).inside(level), self._side(b, a).inside(level + 1)
-            return Expression(f"{left} {symbol} {right}", level)
+            around = level if level >= ADDITIVE else UNARY  # compilers warn of bits mixed with comparisons
+            left, right = self._side(a, b), self._side(b, a)
+            first = left.text if left.symbol == symbol else left.inside(around)
+            return Expression(f"{first} {symbol} {right.inside(around + 1)}", level, symbol=symbol)
         if type(op) in _WRAPPING:
             return self._integer(op)
         if type(op) in _EXTREMA:

@@ -1,10 +1,10 @@
 """Writes a level 2 module for upstream MLIR: builtin dialects only, the weights as arguments of @infer.
 
-    func.func @infer(%x: tensor<1x7xf32> {sofie.name = "x"}) -> ... {
-      %w = sofie.weight "dense.weight" <"2c26b4..."> : tensor<7x5xf32>
-      %y = sofie.fused { ... }
-    ->
-    func.func @infer(%x: tensor<1x7xf32>, %w: tensor<7x5xf32>) -> ... { ... }
+func.func @infer(%x: tensor<1x7xf32> {sofie.name = "x"}) -> ... {
+  %w = sofie.weight "dense.weight" <"2c26b4..."> : tensor<7x5xf32>
+  %y = sofie.fused { ... }
+->
+func.func @infer(%x: tensor<1x7xf32>, %w: tensor<7x5xf32>) -> ... { ... }
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from xdsl.printer import Printer
 from sofie import levels
 from sofie.dialects.sofie import FusedOp, WeightOp
 from sofie.errors import SofieError, printable
+from sofie.rewrite import erase
 from sofie.weights import Blob
 
 OWN = "sofie."
 
 
 def text(module: ModuleOp) -> str:
-    """The module as upstream's tools read it, under comments that name the weights. Raises SofieError at other levels."""
+    """The module as upstream's tools read it, under comments that name the weights; raises as `upstream_module`."""
     converted, weights = _convert(module)
     out = StringIO()
     if weights:
@@ -67,12 +68,10 @@ def _inline(group: FusedOp) -> None:
     block = group.parent_block()
     assert block is not None
     for member in group.members():
-        member.detach()
-        block.insert_op_before(member, group)
+        block.insert_op_before(group.body.block.detach_op(member), group)
     for result, value in zip(group.res, group.yielded(), strict=True):
         result.replace_all_uses_with(value)
-    group.detach()
-    group.erase()
+    erase(group)
 
 
 def _weights_to_arguments(function: func.FuncOp) -> list[WeightOp]:
@@ -87,8 +86,8 @@ def _weights_to_arguments(function: func.FuncOp) -> list[WeightOp]:
             arguments[key] = op
         place = len(block.args) - len(arguments) + list(arguments).index(key)
         op.result.replace_all_uses_with(block.args[place])
-    for op in [op for op in function.walk() if isinstance(op, WeightOp)]:
-        op.detach()
+    for op in [op for op in block.ops if isinstance(op, WeightOp)]:
+        block.detach_op(op)
     function.function_type = FunctionType.from_lists([a.type for a in block.args], list(function.function_type.outputs))
     function.arg_attrs = function.res_attrs = None
     return list(arguments.values())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import itertools
 
-from xdsl.dialects import func, linalg, scf
+from xdsl.dialects import func, scf
+from xdsl.dialects.linalg import ops as linalg
 from xdsl.interpreter import Interpreter, PythonValues, ReturnedValues, impl, impl_terminator, register_impls
 from xdsl.ir import Operation, Region
 from xdsl.traits import SymbolTable

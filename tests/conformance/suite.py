@@ -96,7 +96,9 @@ def main() -> int:
     if "--failures" in sys.argv:
         print("\n".join(f"{o.name}\t{o.failure}" for o in outcomes if o.failure))
     lost = [n for n in listed(PASSING) if n not in passing] if PASSING.exists() else []
-    print(f"{len(passing)} of {len(cases)} pass, {len(folded)} more were computed when compiling; lost: {lost or 'none'}")
+    print(
+        f"{len(passing)} of {len(cases)} pass, {len(folded)} more were computed when compiling; lost: {lost or 'none'}"
+    )
     if lost:
         return 1
     for path, names, what in (

@@ -1,0 +1,152 @@
+"""`sofie compile`: what it writes, what it says about it, and how it fails."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import onnx
+import pytest
+from click.testing import Result
+
+from sofie import jit
+from tests import models
+from tests.cli.conftest import Fails, Invoke
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir()) if folder.exists() else []
+
+
+def test_header_and_weights_are_written_and_described(invoke: Invoke, mlp: Path, tmp_path: Path) -> None:
+    result = invoke("compile", mlp, "-o", "out", "--dim", "batch=2")
+    assert result.exit_code == 0, result.stderr
+    assert files(tmp_path / "out") == ["mlp.dat", "mlp.hxx"]
+    assert "float32[2, 7] x" in result.stdout and "float32[2, 5] y" in result.stdout
+    assert re.search(r"out/mlp.hxx  [\d.]+ kB", result.stdout)
+    assert result.stderr == ""
+
+
+def test_embedded_weights_need_no_second_file(invoke: Invoke, mlp: Path, tmp_path: Path) -> None:
+    result = invoke("compile", mlp, "-o", "out", "--dim", "batch=1", "--weights", "embed", "--name", "net")
+    assert files(tmp_path / "out") == ["net.hxx"]
+    assert "SOFIE_net::Session session;" in result.stdout
+
+
+@pytest.mark.usefixtures("needs_compiler")
+@pytest.mark.parametrize("make", [models.mlp, models.convnet])
+def test_the_lines_it_shows_compile(invoke: Invoke, tmp_path: Path, make: type[onnx.ModelProto]) -> None:
+    model = make()
+    onnx.save(model, "model.onnx")
+    result = invoke("compile", "model.onnx", "-o", "out", "--cpu", "portable")
+    include, session, call = usage(result)
+    arguments = "".join(f"const float *{v.name} = nullptr;" for v in model.graph.input)
+    source = tmp_path / "out" / "main.cpp"
+    source.write_text(f"{include}\nint main() {{ {arguments} {session} {call} }}\n")
+    command = [*jit.compiler(), "-std=c++17", "-fsyntax-only", "-Wall", "-Wno-unused-variable", "-Werror", str(source)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def usage(result: Result) -> list[str]:
+    return [line.strip() for line in result.stdout.splitlines() if line.startswith("    ")]
+
+
+def test_sizes_come_by_input_and_axis_too(invoke: Invoke, mlp: Path) -> None:
+    assert "float32[4, 7] x" in invoke("compile", mlp, "-o", "out", "--dim", "x:0=4").stdout
+
+
+def test_an_input_that_is_set_is_no_input(invoke: Invoke, tmp_path: Path) -> None:
+    nodes = [onnx.helper.make_node("Mul", ["x", "scale"], ["y"])]
+    onnx.save(models.build(nodes, {"x": [3], "scale": [3]}, ["y"], {}), "scaled.onnx")
+    result = invoke("compile", "scaled.onnx", "-o", "out", "--set", "scale=1,2.5,-3")
+    assert "scale" not in result.stdout and "float32[3] x" in result.stdout
+
+
+def test_names_from_the_model_cannot_write_to_the_terminal(invoke: Invoke) -> None:
+    nodes = [onnx.helper.make_node("Relu", ["a\x1b[2J"], ["[bold]b"])]
+    onnx.save(models.build(nodes, {"a\x1b[2J": [3]}, ["[bold]b"], {}), "rude.onnx")
+    output = invoke("compile", "rude.onnx", "-o", "out").output
+    assert "\x1b" not in output and "[bold]b" in output
+
+
+def test_missing_model(fails: Fails, tmp_path: Path) -> None:
+    assert "no file 'nope.onnx'" in fails("compile", "nope.onnx", "-o", "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_file_that_is_no_model(fails: Fails) -> None:
+    Path("model.onnx").write_bytes(b"\xff\xfeno model")
+    assert "cannot be read as an ONNX model" in fails("compile", "model.onnx", "-o", "out")
+
+
+def test_unbound_dimension_names_the_option(fails: Fails, mlp: Path) -> None:
+    assert "--dim batch=N" in fails("compile", mlp, "-o", "out")
+
+
+def test_unsupported_operator_names_the_node(fails: Fails, unsupported: Path, tmp_path: Path) -> None:
+    assert "StringSplit" in fails("compile", unsupported, "-o", "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--pipeline", "fuse,nope"], "no pass 'nope'"),
+        (["--pipeline", "fuse{"], "a pipeline or target cannot be read"),
+        (["--pipeline", "fuse{nope=1}"], "no pass of 'fuse' has an option 'nope'"),
+        (["--without", "lower-onnx"], "cannot be left out"),
+        (["--dim", "other=3"], "no free dimension"),
+        (["--set", "nope=3"], "no input of that name"),
+        (["-o", "/dev/null/out"], "/dev/null/out"),
+    ],
+)
+def test_wrong_values_are_one_sentence(fails: Fails, mlp: Path, words: list[str], sentence: str) -> None:
+    assert sentence in fails("compile", mlp, "-o", "out", "--dim", "batch=1", *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--dim", "batch"], "as in --dim batch=1"),
+        (["--dim", "batch=many"], "whole number"),
+        (["--dim", "batch=1", "--dim", "batch=2"], "given twice"),
+        (["--set", "x=1,a"], "no number, true or false"),
+        (["--cpu", "z80"], "'z80' is not one of"),
+        (["--weights", "nowhere"], "'nowhere' is not one of"),
+        (["--nope"], "--nope"),
+    ],
+)
+def test_misuse_is_one_sentence_with_status_2(fails: Fails, mlp: Path, words: list[str], sentence: str) -> None:
+    assert sentence in fails("compile", mlp, "-o", "out", *words, status=2)
+
+
+def test_debug_shows_the_traceback(invoke: Invoke, mlp: Path) -> None:
+    for words in (["compile", mlp, "-o", "out", "--debug"], ["--debug", "compile", mlp, "-o", "out"]):
+        result = invoke(*words)
+        assert result.exit_code == 1
+        assert "Traceback" in result.stderr and "--dim batch=N" in result.stderr.splitlines()[-1]
+
+
+def test_a_bug_is_called_one(fails: Fails, mlp: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("lost\nthing")
+
+    monkeypatch.setattr("sofie.compiler.lower", broken)
+    assert "internal error (KeyError" in fails("compile", mlp, "-o", "out")
+
+
+def test_a_full_disk_leaves_the_old_header_and_no_scraps(
+    invoke: Invoke, fails: Fails, mlp: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert invoke("compile", mlp, "-o", "out", "--dim", "batch=1").exit_code == 0
+    before = (tmp_path / "out" / "mlp.hxx").read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    assert "No space left" in fails("compile", mlp, "-o", "out", "--dim", "batch=2")
+    assert files(tmp_path / "out") == ["mlp.dat", "mlp.hxx"]
+    assert (tmp_path / "out" / "mlp.hxx").read_bytes() == before

@@ -1,0 +1,150 @@
+"""Small models that several tests share, each made of the shapes that once could go wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+FLOAT = TensorProto.FLOAT
+
+
+def build(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: dict[str, Sequence[int | str]],
+    outputs: Sequence[str],
+    weights: dict[str, np.ndarray],
+    kinds: dict[str, int] | None = None,
+    opset: int = 21,
+) -> onnx.ModelProto:
+    """A model; every input and output is float unless `kinds` says otherwise."""
+    kinds = kinds or {}
+    graph = helper.make_graph(
+        list(nodes),
+        "test",
+        [helper.make_tensor_value_info(n, kinds.get(n, FLOAT), s) for n, s in inputs.items()],
+        [helper.make_tensor_value_info(n, kinds.get(n, FLOAT), None) for n in outputs],
+        [numpy_helper.from_array(np.asarray(a), n) for n, a in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+
+
+def rng(seed: int = 0) -> np.random.Generator:
+    return np.random.default_rng(seed)
+
+
+def normal(*shape: int, seed: int = 0) -> np.ndarray:
+    return rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def mlp(batch: int | str = 3, seed: int = 0) -> onnx.ModelProto:
+    """7 -> 20 relu -> 5 softmax, weights as PyTorch exports them."""
+    nodes = [
+        helper.make_node("Gemm", ["x", "w1", "b1"], ["h"], name="dense_1", transB=1),
+        helper.make_node("Relu", ["h"], ["r"], name="relu_1"),
+        helper.make_node("Gemm", ["r", "w2", "b2"], ["z"], name="dense_2", transB=1),
+        helper.make_node("Softmax", ["z"], ["y"], name="probabilities", axis=-1),
+    ]
+    weights = {
+        "w1": normal(20, 7, seed=seed + 1),
+        "b1": normal(20, seed=seed + 2),
+        "w2": normal(5, 20, seed=seed + 3),
+        "b2": normal(5, seed=seed + 4),
+    }
+    return build(nodes, {"x": [batch, 7]}, ["y"], weights)
+
+
+def convnet() -> onnx.ModelProto:
+    """Conv, BatchNormalization, pooling, residual and two outputs."""
+    nodes = [
+        helper.make_node("Conv", ["x", "w1", "b1"], ["c1"], name="stem", pads=[1, 1, 1, 1]),
+        helper.make_node("BatchNormalization", ["c1", "g", "b", "m", "v"], ["n1"], name="norm"),
+        helper.make_node("Relu", ["n1"], ["r1"], name="relu"),
+        helper.make_node("Conv", ["r1", "w2"], ["c2"], name="body", pads=[1, 1, 1, 1], group=2),
+        helper.make_node("Add", ["c2", "r1"], ["s"], name="residual"),
+        helper.make_node("MaxPool", ["s"], ["p"], name="pool", kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node("GlobalAveragePool", ["p"], ["a"], name="average"),
+        helper.make_node("Flatten", ["a"], ["f"], name="flatten"),
+    ]
+    weights = {
+        "w1": normal(10, 3, 3, 3, seed=1),
+        "b1": normal(10, seed=2),
+        "g": normal(10, seed=3),
+        "b": normal(10, seed=4),
+        "m": normal(10, seed=5),
+        "v": np.abs(normal(10, seed=6)) + np.float32(0.5),
+        "w2": normal(10, 5, 3, 3, seed=7),
+    }
+    return build(nodes, {"x": [1, 3, 9, 11]}, ["f", "p"], weights)
+
+
+def movement() -> onnx.ModelProto:
+    """Concat of padded, transposed, sliced and reversed pieces, and an output that is an input."""
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0]),
+        helper.make_node("Slice", ["t", "starts", "ends", "axes", "steps"], ["s"]),
+        helper.make_node("Pad", ["s", "pads"], ["p"], mode="reflect"),
+        helper.make_node("Relu", ["t"], ["r"]),
+        helper.make_node("Concat", ["p", "r", "t"], ["y"], axis=1),
+        helper.make_node("Identity", ["x"], ["same"]),
+    ]
+    weights = {
+        "starts": np.array([-1]),
+        "ends": np.array([-100]),
+        "axes": np.array([1]),
+        "steps": np.array([-2]),
+        "pads": np.array([0, 1, 0, 1]),
+    }
+    return build(nodes, {"x": [6, 4]}, ["y", "same"], weights)
+
+
+def integers() -> onnx.ModelProto:
+    """uint8 in and out, and int64 indices from a pooling."""
+    nodes = [
+        helper.make_node("Add", ["a", "b"], ["sum"]),
+        helper.make_node("MaxPool", ["x"], ["pooled", "where"], kernel_shape=[2, 2]),
+    ]
+    kinds = {"a": TensorProto.UINT8, "b": TensorProto.UINT8, "sum": TensorProto.UINT8, "where": TensorProto.INT64}
+    inputs = {"a": [3, 5], "b": [5], "x": [1, 2, 5, 5]}
+    return build(nodes, inputs, ["sum", "pooled", "where"], {}, kinds)
+
+
+def reductions() -> onnx.ModelProto:
+    """A softmax over the middle axis and a normalisation made of reductions."""
+    nodes = [
+        helper.make_node("Softmax", ["x"], ["p"], axis=1),
+        helper.make_node("ReduceMean", ["p", "axes"], ["mean"]),
+        helper.make_node("Sub", ["p", "mean"], ["d"]),
+        helper.make_node("Mul", ["d", "d"], ["q"]),
+        helper.make_node("ReduceMean", ["q", "axes"], ["variance"]),
+        helper.make_node("Add", ["variance", "epsilon"], ["shifted"]),
+        helper.make_node("Sqrt", ["shifted"], ["deviation"]),
+        helper.make_node("Div", ["d", "deviation"], ["y"]),
+    ]
+    weights = {"axes": np.array([2]), "epsilon": np.float32(1e-5)}
+    return build(nodes, {"x": [3, 4, 13]}, ["y"], weights)
+
+
+ALL: dict[str, Callable[[], onnx.ModelProto]] = {
+    "mlp": mlp,
+    "convnet": convnet,
+    "movement": movement,
+    "integers": integers,
+    "reductions": reductions,
+}
+
+
+def feeds(model: onnx.ModelProto, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random inputs of the model's types and shapes."""
+    values = {}
+    for k, value in enumerate(model.graph.input):
+        shape = [d.dim_value for d in value.type.tensor_type.shape.dim]
+        dtype = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+        generator = rng(seed + k)
+        floats = np.issubdtype(dtype, np.floating)
+        values[value.name] = (generator.standard_normal(shape) if floats else generator.integers(0, 255, shape)).astype(
+            dtype
+        )
+    return values

@@ -510,8 +510,7 @@ class _TileEmitter:
 
 
 def _slot_name(argument: SSAValue, instance: Instance, rows: int, count: int) -> str:
-    """`sum`, `sum3` (row or vector 3) or `sum3_1`."""
+    """`sum`, `sum3` (row 3), `sumb` (the second vector) or `sum3b`."""
+    row, column = instance
     name = argument.name_hint or "sum"
-    parts = [str(i) for i, n in zip(instance, (rows, count), strict=True) if n > 1]
-    return name + "_".join(parts)
-
+    return f"{name}{row if rows > 1 else ''}{chr(ord('a') + column) if count > 1 else ''}"

@@ -157,8 +157,8 @@ class Lowering:
         literals: dict[int, float | int | bool] = {}
         tensors: list[SSAValue] = []
         for k, value in enumerate(operands):
-            array = self.known(value)
-            if array is not None and array.size == 1:
+            array = self.known(value) if math.prod(shape_of(value)) == 1 else None
+            if array is not None:
                 literals[k] = array.reshape(-1)[0].item()
             else:
                 tensors.append(value)

@@ -55,3 +55,11 @@ def unsupported(tmp_path: Path) -> Path:
     kinds = {"x": onnx.TensorProto.STRING, "y": onnx.TensorProto.STRING, "n": onnx.TensorProto.INT64}
     onnx.save(models.build(nodes, {"x": [2]}, ["y", "n"], {}, kinds), tmp_path / "strings.onnx")
     return tmp_path / "strings.onnx"
+
+
+@pytest.fixture
+def unknown(tmp_path: Path) -> Path:
+    """A model with a vendor's operator."""
+    node = onnx.helper.make_node("Mystery", ["x"], ["y"], name="riddle", domain="acme")
+    onnx.save(models.build([node], {"x": [2]}, ["y"], {}), tmp_path / "unknown.onnx")
+    return tmp_path / "unknown.onnx"

@@ -50,7 +50,7 @@ def test_the_lines_it_shows_compile(invoke: Invoke, tmp_path: Path, make: type[o
 
 
 def usage(result: Result) -> list[str]:
-    return [line.strip() for line in result.stdout.splitlines() if line.startswith("    ")]
+    return [line.strip() for line in result.stdout.splitlines()[-3:]]
 
 
 def test_sizes_come_by_input_and_axis_too(invoke: Invoke, mlp: Path) -> None:
@@ -61,7 +61,8 @@ def test_an_input_that_is_set_is_no_input(invoke: Invoke, tmp_path: Path) -> Non
     nodes = [onnx.helper.make_node("Mul", ["x", "scale"], ["y"])]
     onnx.save(models.build(nodes, {"x": [3], "scale": [3]}, ["y"], {}), "scaled.onnx")
     result = invoke("compile", "scaled.onnx", "-o", "out", "--set", "scale=1,2.5,-3")
-    assert "scale" not in result.stdout and "float32[3] x" in result.stdout
+    assert usage(result)[-1] == "auto y = session.infer(x);"
+    assert " scale\n" not in result.stdout and "float32[3] x\n" in result.stdout
 
 
 def test_names_from_the_model_cannot_write_to_the_terminal(invoke: Invoke) -> None:
@@ -85,9 +86,13 @@ def test_unbound_dimension_names_the_option(fails: Fails, mlp: Path) -> None:
     assert "--dim batch=N" in fails("compile", mlp, "-o", "out")
 
 
-def test_unsupported_operator_names_the_node(fails: Fails, unsupported: Path, tmp_path: Path) -> None:
-    assert "StringSplit" in fails("compile", unsupported, "-o", "out")
+def test_unsupported_operator_names_the_node(fails: Fails, unknown: Path, tmp_path: Path) -> None:
+    assert "node 'riddle': operator acme.Mystery" in fails("compile", unknown, "-o", "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_unsupported_type_is_named(fails: Fails, unsupported: Path) -> None:
+    assert "STRING" in fails("compile", unsupported, "-o", "out")
 
 
 @pytest.mark.parametrize(

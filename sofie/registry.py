@@ -46,6 +46,12 @@ def _blas() -> Dialect:
     return Blas
 
 
+def _linalg() -> Dialect:
+    from sofie.dialects.upstream import linalg_dialect
+
+    return linalg_dialect()
+
+
 OWN_DIALECTS: dict[str, Callable[[], Dialect]] = {"onnx": _onnx, "sofie": _sofie, "blas": _blas}
 
 
@@ -58,4 +64,4 @@ def all_passes() -> dict[str, Callable[[], type[ModulePass]]]:
 @cache
 def all_dialects() -> dict[str, Callable[[], Dialect]]:
     """Every dialect there is, by name."""
-    return {**get_all_dialects(), **Universe.get_multiverse().all_dialects, **OWN_DIALECTS}
+    return {**get_all_dialects(), **Universe.get_multiverse().all_dialects, **OWN_DIALECTS, "linalg": _linalg}

@@ -1,4 +1,4 @@
-"""The law of each level: what is forbidden there is one sentence that says so, what the descent makes is not forbidden."""
+"""The law of each level: what is forbidden is said in one sentence, what the descent makes is not forbidden."""
 
 from __future__ import annotations
 

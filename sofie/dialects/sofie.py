@@ -79,7 +79,7 @@ def _dense_to_array(attr: Attribute) -> Array:
     assert isinstance(attr, DenseIntOrFPElementsAttr)
     shape = attr.type.get_shape()
     values = np.array(list(attr.get_values()), numpy_dtype(attr.get_element_type()))
-    return np.ascontiguousarray(np.broadcast_to(values, shape) if attr.is_splat() else values.reshape(shape))
+    return np.resize(values, shape)  # xDSL expands some splats and not others
 
 
 @irdl_op_definition

@@ -67,6 +67,8 @@ def import_graph(
     _constants_to_initialisers(model.graph)
     _set_inputs(model.graph, dict(values or {}))
     bind_dimensions(model.graph, dict(dims or {}))
+    for index, node in enumerate(model.graph.node):
+        _check_operator(node, index)
     aside = _set_aside_large_initialisers(model.graph)
     model = _convert(model)
     return _Importer(model, aside).run()
@@ -84,7 +86,7 @@ def read_model(source: str | Path | bytes | onnx.ModelProto) -> onnx.ModelProto:
         raise SofieError(f"there is no file {printable(str(error.filename or source))!r}") from error
     except (DecodeError, ValueError, OSError, onnx.checker.ValidationError) as error:
         what = "the bytes given" if isinstance(source, bytes) else repr(printable(str(source)))
-        raise SofieError(f"{what} cannot be read as an ONNX model: {printable(str(error))}") from error
+        raise SofieError(f"{what} cannot be read as an ONNX model: {printable(str(error), 400)}") from error
     if not model.graph.node and not model.graph.output:
         raise SofieError(f"{printable(str(source))!r} is no ONNX model: it has neither nodes nor outputs")
     return model
@@ -222,6 +224,22 @@ def _set_aside_large_initialisers(graph: onnx.GraphProto) -> dict[str, onnx.Tens
     return aside
 
 
+def _label(node: onnx.NodeProto, index: int) -> str:
+    """How a node is called: by its name, else by its first result, else by its place."""
+    return printable(node.name or (node.output[0] if node.output else "") or f"#{index}")
+
+
+def _check_operator(node: onnx.NodeProto, index: int) -> None:
+    """Raises UnsupportedError on operators that no version of ONNX has: the converter would only assert."""
+    if node.domain == "ai.onnx":
+        node.domain = ""
+    if node.domain not in DOMAINS or not onnx.defs.has(node.op_type, domain=node.domain):
+        spelled = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
+        raise UnsupportedError(
+            f"node {_label(node, index)!r}: operator {printable(spelled)} is not known; replace it in the model"
+        )
+
+
 def _convert(model: onnx.ModelProto) -> onnx.ModelProto:
     versions = {o.domain: o.version for o in model.opset_import}
     version = versions.get("", versions.get("ai.onnx", OPSET))
@@ -301,15 +319,10 @@ class _Importer:
         return TensorType(element_from_onnx(kind.tensor_type.elem_type), [d.dim_value for d in dims])
 
     def _node(self, node: onnx.NodeProto, index: int) -> None:
-        if node.domain == "ai.onnx":
-            node.domain = ""
-        label = printable(node.name or (node.output[0] if node.output else "") or f"#{index}")
+        label = _label(node, index)
         op_class = op_classes().get((node.domain, node.op_type))
         if op_class is None:
-            spelled = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
-            raise UnsupportedError(
-                f"node {label!r}: operator {printable(spelled)} is not known; replace it in the model"
-            )
+            raise UnsupportedError(f"node {label!r}: operator {printable(node.op_type)} is no longer part of ONNX")
         for name in node.input:
             if name and name not in self.types:
                 raise SofieError(f"node {label!r}: its input {printable(name)!r} is made by no earlier node")

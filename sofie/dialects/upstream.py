@@ -31,11 +31,11 @@ class _ParenthesisedResults:
 
 
 class SeveralResultsGeneric(GenericOp):
-    """`linalg.generic` with any number of results; only its parser differs."""
+    """Parses `linalg.generic` with any number of results, into xDSL's own class."""
 
     @classmethod
     def parse(cls, parser: Parser) -> Self:
-        return cast(Self, GenericOp.parse.__func__(cls, cast(Parser, _ParenthesisedResults(parser))))  # type: ignore[attr-defined]
+        return cast(Self, GenericOp.parse(cast(Parser, _ParenthesisedResults(parser))))
 
 
 def linalg_dialect() -> Dialect:

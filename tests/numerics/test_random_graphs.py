@@ -9,8 +9,9 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
-from sofie import jit, pipeline
+from sofie import interpreter, jit, pipeline
 from sofie.compiler import Options, compile_model
+from sofie.frontends.onnx import load
 from sofie.target import native
 from tests.numerics.graphs import models
 
@@ -63,7 +64,7 @@ CPUS = st.sampled_from(["scalar", "portable", native().name])
 def test_compiled_graph_agrees_with_the_reference(part: int) -> None:
     """A wrong lowering, fusion, destination, loop or printed expression."""
 
-    @examples(60)
+    @examples(120)
     @given(models(), LEFT_OUT, CPUS)
     def agrees(model: onnx.ModelProto, without: list[str], cpu: str) -> None:
         note(onnx.printer.to_text(model))
@@ -91,5 +92,34 @@ def test_every_cpu_gives_the_bits_of_every_other_with_the_same_contraction() -> 
             results.append(jit.compile_program(program, flags).run([feeds[p.name] for p in program.inputs]))
         for a, b in zip(*results, strict=True):
             np.testing.assert_array_equal(a, b)
+
+    agrees()
+
+
+LEVELS = (
+    "",
+    "fuse",
+    "fuse,pack-weights,assign-destinations",
+    "fuse,pack-weights,assign-destinations,bufferize,plan-memory",
+    "fuse,lower{cpu=portable}",
+)
+"""Pipelines that end at each level, and between."""
+
+
+def test_every_level_means_what_the_model_means() -> None:
+    """A pass that is only right together with what comes behind it."""
+
+    @examples(500)
+    @given(models(), LEFT_OUT, st.sampled_from(LEVELS))
+    def agrees(model: onnx.ModelProto, without: list[str], spec: str) -> None:
+        note(onnx.printer.to_text(model))
+        feeds = random_inputs(model)
+        double, single = truth(model, feeds)
+        module = load(model)
+        if spec:
+            pipeline.run(module, pipeline.parse(spec, without))
+        results = interpreter.run(module, list(feeds.values()))
+        for name, got, wide, narrow in zip([o.name for o in model.graph.output], results, double, single, strict=True):
+            assert_close(got, wide, narrow, f"{name} after {spec!r} without {without}")
 
     agrees()

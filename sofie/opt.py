@@ -28,12 +28,12 @@ from xdsl.xdsl_opt_main import xDSLOptMain
 import sofie
 from sofie import levels, pipeline, registry
 from sofie.cli import options
-from sofie.cli.failure import MISUSED, report
+from sofie.cli.failure import MISUSED, report, sentence
 from sofie.cli.files import write
 from sofie.errors import SofieError, printable
 from sofie.naming import identifier
 from sofie.passes.vectorize import Vectorize
-from sofie.weights import Blob, WeightStore
+from sofie.weights import Array, Blob, WeightStore
 
 PROGRAM = "sofie-opt"
 SUFFIX = ".weights"
@@ -175,6 +175,8 @@ class SofieOptMain(xDSLOptMain):
         token = active_weights.set(self._weights())
         try:
             return super().parse_chunk(chunk, file_extension, start_offset)
+        except DiagnosticException as error:  # an attribute's own verifier does not know where it stands
+            raise SofieError(f"{printable(self.get_input_name())}: {sentence(error)}") from error
         finally:
             active_weights.reset(token)
 
@@ -191,20 +193,31 @@ class SofieOptMain(xDSLOptMain):
         if path is None and self.args.input_file is not None:
             beside = Path(self.args.input_file + SUFFIX)
             path = beside if beside.exists() else None
-        return None if path is None else WeightStore.from_arrays(weight_file.read(path))
+        try:
+            return None if path is None else WeightStore.from_arrays(weight_file.read(path))
+        except weight_file.WeightFileError as error:
+            raise SofieError(f"{printable(str(error), 300)}: write the pair again") from error
 
     def _write(self, text: str) -> None:
         if self.args.output_file is None:
             sys.stdout.write(text)
             return
+        target = Path(self.args.output_file)
         digests = dict.fromkeys(_DIGEST.findall(text))
-        arrays = [(d, self.blobs[d].array) for d in digests if d in self.blobs and self.blobs[d].array is not None]
-        if arrays:
-            from sofie import weight_file
+        blobs = [self.blobs[digest] for digest in digests if digest in self.blobs]
+        if arrays := [(blob.digest, blob.array) for blob in blobs if blob.array is not None]:
+            self._write_weights(Path(f"{target}{SUFFIX}"), arrays)
+        write(target, text.encode())
 
-            layout = hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
-            weight_file.write(self.args.output_file + SUFFIX, [(d, a) for d, a in arrays if a is not None], layout)
-        write(Path(self.args.output_file), text.encode())
+    def _write_weights(self, target: Path, arrays: Sequence[tuple[str, Array]]) -> None:
+        """Before the text, which never stands there without them."""
+        from sofie import weight_file
+
+        layout = hashlib.sha256("".join(sorted(digest for digest, _ in arrays)).encode()).hexdigest()
+        try:
+            write(target, weight_file.encode(arrays, layout))
+        except weight_file.WeightFileError as error:
+            raise SofieError(f"{printable(str(target))!r} cannot be written: {error}") from error
 
 
 def blobs_of(module: ModuleOp) -> list[Blob]:

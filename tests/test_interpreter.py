@@ -169,7 +169,8 @@ def evaluate(text, *inputs):
 
 
 def scalar(op, kinds, result, *values):
-    """The result of `op` on %0, %1, ... of the given types: on arrays at level 2, and on scalars at level 4."""
+    """The result of `op`, or of ops that end in %y, on %0, %1, ...: on arrays at level 2, and on scalars at level 4."""
+    body = op if "%y =" in op else f"%y = {op}"
     arguments = ", ".join(f"%{k}: {kind}" for k, kind in enumerate(kinds))
     tensors = ", ".join(f"%t{k}: tensor<2x{kind}>" for k, kind in enumerate(kinds))
     names = ", ".join(f"%t{k}" for k in range(len(kinds)))
@@ -182,7 +183,7 @@ def scalar(op, kinds, result, *values):
           %r = linalg.generic {{indexing_maps = [{maps}], iterator_types = ["parallel"]}}
             ins({names} : {types}) outs(%e : tensor<2x{result}>) {{
             ^bb0({arguments}, %o: {result}):
-              %y = {op}
+              {body}
               linalg.yield %y : {result}
           }} -> tensor<2x{result}>
           func.return %r : tensor<2x{result}>
@@ -201,7 +202,7 @@ def scalar(op, kinds, result, *values):
           %one = arith.constant 1 : index
           scf.for %c = %c0 to %c2 step %one {{
             {loads}
-            %y = {op}
+            {body}
             {store}
           }}
           func.return
@@ -386,7 +387,8 @@ def test_i1_compares_as_minus_one_when_signed_and_one_when_not():
 
 def test_float32_arithmetic_is_not_done_in_double():
     one, tiny = np.float32(1), np.float32(2**-25)
-    assert scalar("arith.addf %0, %1 : f32", ["f32", "f32"], "f32", one, tiny) == one
+    body = "%s = arith.addf %0, %1 : f32 %y = arith.subf %s, %0 : f32"
+    assert scalar(body, ["f32", "f32"], "f32", one, tiny) == 0
 
 
 def test_select_picks_by_element():
@@ -485,17 +487,18 @@ def test_a_gather_below_zero_does_not_wrap_around():
         evaluate(GATHER, np.zeros(5, np.float32), np.array([[0, 1, 2], [3, -1, 4]]))
 
 
-def test_a_map_that_leaves_its_operand_is_an_error():
-    text = """func.func @infer(%x: tensor<5xf32>) -> tensor<3x3xf32> {
+@pytest.mark.parametrize("expression, index", [("i * 2 + j", 6), ("3 - i * 2 - j", -3), ("i floordiv 2 + j * 3", 7)])
+def test_a_map_that_leaves_its_operand_is_an_error(expression, index):
+    text = f"""func.func @infer(%x: tensor<5xf32>) -> tensor<3x3xf32> {{
       %e = tensor.empty() : tensor<3x3xf32>
-      %r = linalg.generic {indexing_maps = [affine_map<(i, j) -> (i * 2 + j)>, affine_map<(i, j) -> (i, j)>],
-        iterator_types = ["parallel", "parallel"]} ins(%x : tensor<5xf32>) outs(%e : tensor<3x3xf32>) {
+      %r = linalg.generic {{indexing_maps = [affine_map<(i, j) -> ({expression})>, affine_map<(i, j) -> (i, j)>],
+        iterator_types = ["parallel", "parallel"]}} ins(%x : tensor<5xf32>) outs(%e : tensor<3x3xf32>) {{
         ^bb0(%a: f32, %o: f32):
           linalg.yield %a : f32
-      } -> tensor<3x3xf32>
+      }} -> tensor<3x3xf32>
       func.return %r : tensor<3x3xf32>
-    }"""
-    with pytest.raises(SofieError, match="linalg.generic reaches index 6 of axis 0, which has 5 elements"):
+    }}"""
+    with pytest.raises(SofieError, match=f"linalg.generic reaches index {index} of axis 0, which has 5 elements"):
         evaluate(text, np.zeros(5, np.float32))
 
 
@@ -765,8 +768,11 @@ def test_a_loop_carries_its_values_and_counts_in_the_type_of_its_bounds():
           %from = arith.constant 1 : i32
           %to = arith.constant 8 : i32
           %by = arith.constant 3 : i32
+          %big = arith.constant 1073741824 : i32
           %s, %p = scf.for %i = %from to %to step %by iter_args(%a = %from, %b = %from) -> (i32, i32) : i32 {
-            %n = arith.addi %a, %i : i32
+            %q = arith.muli %i, %big : i32
+            %h = arith.divsi %q, %big : i32
+            %n = arith.addi %a, %h : i32
             %m = arith.muli %b, %a : i32
             scf.yield %n, %m : i32, i32
           }
@@ -779,7 +785,8 @@ def test_a_loop_carries_its_values_and_counts_in_the_type_of_its_bounds():
           func.return
         }"""
     )
-    np.testing.assert_array_equal(y, [1 + 1 + 4 + 7, 1 * 1 * 2 * 6])
+    wrapped = [1, 0, -1]  # i * 2**30 / 2**30 of 1, 4 and 7 in 32 bits
+    np.testing.assert_array_equal(y, [1 + sum(wrapped), 1 * 1 * 2 * 2])
 
 
 def on_vectors(body, *lanes):
@@ -805,7 +812,11 @@ VECTOR_OPS = {
     "dense constant": (f"%r = arith.constant dense<[4.0, 3.0, 2.0, 1.0]> : {V}", [4, 3, 2, 1]),
     "broadcast": (f"%e = vector.extract %b[2] : f32 from {V} %r = vector.broadcast %e : f32 to {V}", [30] * 4),
     "dynamic extract": (f"%e = vector.extract %b[%c1] : f32 from {V} %r = vector.broadcast %e : f32 to {V}", [20] * 4),
-    "insert": (f"%e = vector.extract %b[3] : f32 from {V} %r = vector.insert %e, %a [1] : f32 into {V}", [1, 40, 3, 4]),
+    "insert": (
+        f"%e = vector.extract %b[3] : f32 from {V} %n = vector.insert %e, %a [1] : f32 into {V} "
+        f"%r = arith.addf %n, %a : {V}",
+        [2, 42, 6, 8],
+    ),
     "fma": (f"%r = vector.fma %a, %b, %b : {V}", [20, 60, 120, 200]),
     "shuffle": (f"%r = vector.shuffle %a, %b [0, 4, 3, 7] : {V}, {V}", [1, 10, 4, 40]),
     "reduction": (
@@ -813,9 +824,9 @@ VECTOR_OPS = {
         [100] * 4,
     ),
     "reduction on top": (
-        f"%n = vector.extract %a[3] : f32 from {V} %e = vector.reduction <maximumf>, %b, %n : {V} into f32 "
+        f"%n = vector.extract %a[3] : f32 from {V} %e = vector.reduction <minimumf>, %b, %n : {V} into f32 "
         f"%r = vector.broadcast %e : f32 to {V}",
-        [40] * 4,
+        [4] * 4,
     ),
     "function": (f"%r = math.sqrt %a : {V}", [1, math.sqrt(2), math.sqrt(3), 2]),
 }

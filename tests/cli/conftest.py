@@ -61,5 +61,7 @@ def unsupported(tmp_path: Path) -> Path:
 def unknown(tmp_path: Path) -> Path:
     """A model with a vendor's operator."""
     node = onnx.helper.make_node("Mystery", ["x"], ["y"], name="riddle", domain="acme")
-    onnx.save(models.build([node], {"x": [2]}, ["y"], {}), tmp_path / "unknown.onnx")
+    model = models.build([node], {"x": [2]}, ["y"], {})
+    model.opset_import.append(onnx.helper.make_opsetid("acme", 1))
+    onnx.save(model, tmp_path / "unknown.onnx")
     return tmp_path / "unknown.onnx"

@@ -101,7 +101,12 @@ class SofieOptMain(xDSLOptMain):
             return str(self.args.target)
         cpus = [stage.instance.cpu for stage in self.stages if isinstance(stage.instance, Vectorize)]
         known = {"model": (identifier(Path(self.args.input_file or "-").stem, "model"),), "cpu": (*cpus[-1:],)}
-        return str(ArgSpec(spec.name, {k: v for k, v in {**known, **spec.parameters}.items() if v}))
+        completed = ArgSpec(spec.name, {k: v for k, v in {**known, **spec.parameters}.items() if v})
+        try:
+            CppTarget.from_spec(completed)
+        except ValueError as error:
+            raise SofieError(f"-t {printable(self.args.target)}: {printable(str(error))}") from error
+        return str(completed)
 
     def run(self) -> None:
         """Reads, transforms and prints each chunk; a file is written when all is well."""
@@ -176,7 +181,7 @@ class SofieOptMain(xDSLOptMain):
         try:
             return super().parse_chunk(chunk, file_extension, start_offset)
         except DiagnosticException as error:  # an attribute's own verifier does not know where it stands
-            raise SofieError(f"{printable(self.get_input_name())}: {sentence(error)}") from error
+            raise SofieError(f"{printable(self.args.input_file or 'stdin')}: {sentence(error)}") from error
         finally:
             active_weights.reset(token)
 

@@ -55,8 +55,10 @@ LOWER = (
     Step("lower-to-blas", "contractions a library does better, if asked; what stood in registers gets buffers"),
     Step("plan-memory", "all buffers share one arena", optional=False, level="buffer"),
     Step("lower-loops", "each group becomes one nest", optional=False),
-    Step("vectorize", "lanes and register tiles, while the nest still says which loops are parallel"),
-    Step("outline-kernels", "one function a kernel; equal kernels are shared", optional=False, level="loop"),
+    Step(
+        "outline-kernels", "one function a kernel; equal kernels are shared, so the rest sees each once", optional=False
+    ),
+    Step("vectorize", "lanes and register tiles, for nests that still say which loops are parallel", level="loop"),
 )
 GROUPS: dict[str, tuple[Step, ...]] = {"fuse": FUSE, "lower": LOWER}
 DEFAULT = "fuse,lower"

@@ -12,12 +12,15 @@ import numpy as np
 import onnx
 import pytest
 from onnx.reference import ReferenceEvaluator
+from xdsl.dialects import func
+from xdsl.dialects.builtin import ModuleOp, i32
 from xdsl.parser import Parser
 
 from sofie import jit, levels, pipeline, weight_file
 from sofie.compiler import Model, Options, lower
 from sofie.dialects.sofie import active_weights
 from sofie.opt import blobs_of, main
+from sofie.passes.fold_reshape import FoldReshape
 from sofie.weights import WeightStore
 from tests import models
 
@@ -128,12 +131,8 @@ def test_reports_go_where_they_do_not_disturb(capsys: pytest.CaptureFixture[str]
 
 
 def test_verify_each_names_the_pass_that_broke_the_module(fails: Fails, monkeypatch: pytest.MonkeyPatch) -> None:
-    from sofie.passes.fold_reshape import FoldReshape
-    from xdsl.dialects import func
-    from xdsl.dialects.builtin import i32
-
-    def apply(self: object, ctx: object, op: object) -> None:
-        for function in op.walk():  # type: ignore[attr-defined]
+    def apply(self: object, ctx: object, op: ModuleOp) -> None:
+        for function in op.walk():
             if isinstance(function, func.FuncOp):
                 function.body.block.insert_arg(i32, 0)
 

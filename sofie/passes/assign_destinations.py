@@ -243,70 +243,74 @@ def _hoist(base: SSAValue, anchor: Operation) -> bool:
     return True
 
 
+class _Sharing:
+    """Which values share memory, and when each op runs: computed once, kept up to date by `merge`."""
+
+    def __init__(self, function: func.FuncOp) -> None:
+        self._order = positions(function.walk())
+        inside = [v for op in function.walk() for v in op.results if structured.is_tensor(v)]
+        self._families: dict[SSAValue, list[SSAValue]] = {}
+        for value in [*function.body.block.args, *inside]:
+            self._families.setdefault(part(value), []).append(value)
+
+    def merge(self, gone: SSAValue, into: SSAValue) -> None:
+        """The values that lived in `gone` now live in `into`."""
+        self._families.setdefault(into, []).extend(v for v in self._families.pop(gone, []) if v is not gone)
+
+    def stale_readers(self, writer: Operation, target: SSAValue) -> list[Operation]:
+        """The ops after `writer` that would read what it overwrites in the buffer of `target`."""
+        readers: list[Operation] = []
+        for value in self._families.get(part(target), []):
+            if any(v.owner is writer for v in chain(value)):
+                continue
+            readers += [
+                use.operation
+                for use in value.uses
+                if use.operation is not writer
+                and self._order[use.operation] > self._order[writer]
+                and not isinstance(use.operation, (*VIEWS, YieldOp))
+            ]
+        return readers
+
+
 def _overwrite_dying_operands(function: func.FuncOp) -> None:
     """An elementwise op writes over an operand of the same type that nobody reads afterwards."""
+    sharing = _Sharing(function)
     for op in list(function.body.block.ops):
         if not structured.is_parallel(op) or len(op.results) != 1:
             continue
         assert isinstance(op, GenericOp)
         empty = op.outputs[0].owner
-        maps = structured.maps_of(op)
-        for k, operand in enumerate(op.inputs):
-            same_place = maps[k] == maps[-1] and structured.is_permutation(maps[k])
-            if not isinstance(empty, tensor.EmptyOp) or not same_place or operand.type != op.outputs[0].type:
-                continue
-            if not isinstance(root(operand).owner, tensor.EmptyOp) or any(v is not operand and part(v) is part(operand) for v in op.inputs):
-                continue
-            if list(op.inputs).count(operand) > 1 or any(isinstance(v.owner, tensor.ExtractSliceOp) for v in chain(operand)):
-                continue
-            if _stale_readers(function, op, operand):
-                continue
-            op.operands[len(op.inputs)] = operand
+        dying = next((v for k, v in enumerate(op.inputs) if _could_hold(op, k) and not sharing.stale_readers(op, v)), None)
+        if isinstance(empty, tensor.EmptyOp) and dying is not None:
+            op.operands[len(op.inputs)] = dying
+            sharing.merge(empty.tensor, part(dying))
             erase(empty)
-            break
 
 
-def _stale_readers(function: func.FuncOp, writer: Operation, target: SSAValue) -> list[Operation]:
-    """The ops after `writer` that would read what it overwrites in the buffer of `target`."""
-    order = positions(function.walk())
-    touched = part(target)
-    readers: list[Operation] = []
-    for value in _tensors(function):
-        if part(value) is not touched or any(v.owner is writer for v in chain(value)):
-            continue
-        readers += [
-            use.operation
-            for use in value.uses
-            if use.operation is not writer
-            and order[use.operation] > order[writer]
-            and not isinstance(use.operation, (*VIEWS, YieldOp))
-        ]
-    return readers
-
-
-def _tensors(function: func.FuncOp) -> list[SSAValue]:
-    inside = [v for op in function.walk() for v in op.results if structured.is_tensor(v)]
-    return [*function.body.block.args, *inside]
+def _could_hold(op: GenericOp, k: int) -> bool:
+    """Whether operand `k` is read just where the result is written, and its buffer is a plain one of the same type."""
+    operand, maps = op.inputs[k], structured.maps_of(op)
+    if maps[k] != maps[-1] or not structured.is_permutation(maps[k]) or operand.type != op.outputs[0].type:
+        return False
+    links = list(chain(operand))
+    if not isinstance(links[-1].owner, tensor.EmptyOp) or any(isinstance(v.owner, tensor.ExtractSliceOp) for v in links):
+        return False
+    alone = list(op.inputs).count(operand) == 1
+    return alone and not any(v is not operand and part(v) is part(operand) for v in op.inputs)
 
 
 def _copy_where_not_free(function: func.FuncOp) -> None:
     """Inserts a copy before a write into a buffer that is read later, that is a weight, or that is an input."""
     attributes = function.arg_attrs or ()
     outputs = [a for a, d in zip(function.body.block.args, attributes, strict=False) if "sofie.output" in d.data]
+    sharing = _Sharing(function)
     for op in list(function.walk()):
-        if isinstance(op, GenericOp):
-            written = range(len(op.inputs), len(op.operands))
-        elif isinstance(op, tensor.InsertSliceOp):
-            written = range(1, 2)
-        else:
-            continue
-        for index in written:
+        for index in _written(op):
             target = op.operands[index]
-            if not structured.is_tensor(target):
-                continue
             end = root(target)
             mine = isinstance(end.owner, tensor.EmptyOp) or any(end is a for a in outputs)
-            if mine and (_unshared(target) or not _stale_readers(function, op, target)):
+            if mine and (_unshared(target) or not sharing.stale_readers(op, target)):
                 continue
             block = op.parent_block()
             assert block is not None
@@ -314,6 +318,14 @@ def _copy_where_not_free(function: func.FuncOp) -> None:
             copy = structured.copy_op(target, empty.tensor)
             block.insert_ops_before([empty, copy], op)
             op.operands[index] = copy.results[0]
+            sharing = _Sharing(function)
+
+
+def _written(op: Operation) -> range:
+    """The operands that an op on tensors updates."""
+    if isinstance(op, GenericOp) and op.results:
+        return range(len(op.inputs), len(op.operands))
+    return range(1, 2) if isinstance(op, tensor.InsertSliceOp) else range(0)
 
 
 def _unshared(target: SSAValue) -> bool:

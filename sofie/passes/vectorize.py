@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from xdsl.context import Context
-from xdsl.dialects import arith, math, memref, scf, vector
+from xdsl.dialects import arith, func, math, memref, scf, vector
 from xdsl.dialects.builtin import Float32Type, Float64Type, IndexType, MemRefType, ModuleOp, VectorType
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
@@ -63,12 +63,20 @@ class Vectorize(ModulePass):
         target = cpu(self.cpu)
         if target.lanes == 1:
             return
-        for group in [o for o in op.walk() if isinstance(o, FusedOp)]:
-            for nest in [o for o in group.walk() if isinstance(o, scf.ParallelOp)]:
-                if not any(isinstance(o, scf.ParallelOp) for o in nest.body.walk()):
-                    plan = plan_of(nest, target, self.tile)
-                    if plan is not None:
-                        _Tiler(nest, plan, Indices(group.body.block)).rewrite()
+        for nest in [o for o in op.walk() if isinstance(o, scf.ParallelOp)]:
+            if not any(isinstance(o, scf.ParallelOp) for o in nest.body.walk()):
+                plan = plan_of(nest, target, self.tile)
+                if plan is not None:
+                    _Tiler(nest, plan, Indices(_kernel_of(nest))).rewrite()
+
+
+def _kernel_of(nest: scf.ParallelOp) -> Block:
+    """The block that becomes, or is, the body of the kernel around a nest."""
+    current: Operation | None = nest.parent_op()
+    while not isinstance(current, FusedOp | func.FuncOp):
+        assert current is not None
+        current = current.parent_op()
+    return current.body.block
 
 
 @dataclass(frozen=True)

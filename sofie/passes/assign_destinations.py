@@ -92,6 +92,12 @@ def part(value: SSAValue) -> SSAValue:
     return next((v for v in links if _is_destination(v)), links[-1])
 
 
+def _homes(value: SSAValue) -> list[SSAValue]:
+    """The parts that hold `value`: the slices on its chain that this pass made, and the whole buffer."""
+    links = list(chain(value))
+    return [v for v in links[:-1] if _is_destination(v)] + [links[-1]]
+
+
 def _is_destination(value: SSAValue) -> bool:
     return isinstance(value.owner, tensor.ExtractSliceOp) and DESTINATION in value.owner.attributes
 
@@ -251,7 +257,8 @@ class _Sharing:
         inside = [v for op in function.walk() for v in op.results if structured.is_tensor(v)]
         self._families: dict[SSAValue, list[SSAValue]] = {}
         for value in [*function.body.block.args, *inside]:
-            self._families.setdefault(part(value), []).append(value)
+            for home in _homes(value):
+                self._families.setdefault(home, []).append(value)
 
     def merge(self, gone: SSAValue, into: SSAValue) -> None:
         """The values that lived in `gone` now live in `into`."""
@@ -260,9 +267,12 @@ class _Sharing:
     def stale_readers(self, writer: Operation, target: SSAValue) -> list[Operation]:
         """The ops after `writer` that would read what it overwrites in the buffer of `target`."""
         readers: list[Operation] = []
-        for value in self._families.get(part(target), []):
+        touched = part(target)
+        for value in self._families.get(touched, []):
             if any(v.owner is writer for v in chain(value)):
                 continue
+            if isinstance(writer, tensor.InsertSliceOp) and part(value) is not touched:
+                continue  # it writes its own slice; the other slices made here are disjoint from that
             readers += [
                 use.operation
                 for use in value.uses

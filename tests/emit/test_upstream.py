@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import helper
-from onnx.reference import ReferenceEvaluator
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.parser import Parser
 
@@ -74,7 +74,7 @@ def test_another_level_is_refused_in_one_sentence() -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_iree_computes_what_onnx_says(name: str) -> None:
+def test_iree_computes_what_onnx_runtime_does(name: str) -> None:
     compiler = pytest.importorskip("iree.compiler")
     runtime = pytest.importorskip("iree.runtime")
     model = MODELS[name]()
@@ -87,7 +87,8 @@ def test_iree_computes_what_onnx_says(name: str) -> None:
     context.add_vm_module(runtime.VmModule.copy_buffer(context.instance, binary))
     feeds = models.feeds(model)
     results = context.modules.module["infer"](*feeds.values(), *(w.value for w in weights))
-    expected = ReferenceEvaluator(model).run(None, feeds)
+    expected = onnxruntime.InferenceSession(model.SerializeToString()).run(None, feeds)
     for result, truth in zip(results if isinstance(results, tuple) else [results], expected, strict=True):
         signless = truth.view(truth.dtype.str.replace("u", "i"))  # as upstream's types are
-        np.testing.assert_allclose(result.to_host(), signless, rtol=2e-5, atol=2e-6)
+        largest = float(np.abs(signless).max())
+        np.testing.assert_allclose(result.to_host(), signless, rtol=0, atol=2e-6 * largest)

@@ -57,6 +57,13 @@ CASES = {
         N("ReduceSum", ["p"], ["s"], keepdims=0),
         N("Add", ["a", "s"], ["y"]),
     ],
+    "a Concat is overwritten while a part of it is still read": [
+        N("Concat", ["x", "x"], ["a"], axis=1),
+        N("Concat", ["a", "a"], ["c"], axis=0),
+        N("Relu", ["c"], ["r"]),
+        N("ReduceSum", ["r"], ["s"], keepdims=0),
+        N("Add", ["a", "s"], ["y"]),
+    ],
     "a result is also an operand of what follows": [N("Tanh", ["x"], ["y"]), N("Relu", ["y"], ["z"])],
     "an input is a result": [N("Identity", ["x"], ["y"])],
 }

@@ -55,6 +55,13 @@ def covers_all_loops(maps: Sequence[AffineMap]) -> bool:
     return len(dims) == maps[0].num_dims
 
 
+def extents_agree(values: Sequence[SSAValue], maps: Sequence[AffineMap]) -> bool:
+    """Whether every axis that is just a loop has that loop's extent, as upstream demands (a part needs a slice)."""
+    found: dict[int, int] = {}
+    axes = [(e, shape_of(v)[a]) for v, m in zip(values, maps, strict=True) for a, e in enumerate(m.results)]
+    return all(found.setdefault(e.position, extent) == extent for e, extent in axes if isinstance(e, AffineDimExpr))
+
+
 def dims_of(map: AffineMap) -> list[int | None] | None:
     """The loop behind each axis of a map (None for the constant 0), or None where the map is anything else."""
     dims: list[int | None] = []

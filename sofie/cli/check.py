@@ -93,8 +93,8 @@ def _table(report: Report) -> Table:
         table.add_column(title, justify="right")
     table.add_column("verdict")
     for output in report.outputs:
-        verdict = Text("agrees", "green") if output.agrees else Text(output.note or "disagrees", "bold red")
-        table.add_row(*map(Text, _row(output)), verdict)
+        verdict = Text("agrees", "green") if output.agrees else Text("disagrees", "bold red")
+        table.add_row(*map(Text, _row(output)), verdict + Text(f": {output.note}" if output.note else ""))
     return table
 
 

@@ -394,6 +394,8 @@ class KernelPrinter:
         """A signless op that reads its operands as unsigned."""
         kind = op.operands[0].type
         wide, plain = scalar_type(kind, unsigned=True), scalar_type(kind)
+        if wide == plain:  # bool
+            return Expression(form.format(*(self.text(v) for v in op.operands)), ATOM)
         inner = form.format(*(f"static_cast<{wide}>({self.text(v)})" for v in op.operands))
         return Expression(f"static_cast<{plain}>({inner})", ATOM)
 

@@ -105,7 +105,8 @@ def _merge(producer: GenericOp, consumer: GenericOp, value: SSAValue, loops: lis
             for j, (v, m) in enumerate(zip(producer.inputs, structured.maps_of(producer), strict=False))
         }
     merged = [*(m for _, m in operands), *structured.output_maps(consumer)]
-    if not structured.covers_all_loops(merged):
+    read = [*(v for v, _ in operands), *consumer.outputs]
+    if not structured.covers_all_loops(merged) or not structured.extents_agree(read, merged):
         return None
     block = Block(arg_types=[*(element_of(v) for v, _ in operands), *(element_of(v) for v in consumer.outputs)])
     values: dict[SSAValue, SSAValue] = {}

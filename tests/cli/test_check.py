@@ -73,6 +73,19 @@ def test_one_wrong_bit_in_the_exponent_of_an_integer_result_is_found(monkeypatch
 
 
 @compiled
+def test_where_the_reference_is_wrong_onnx_runtime_counts() -> None:
+    where = next(o for o in check(models.integers()).outputs if o.name == "where")
+    assert where.agrees and where.note == "as ONNX Runtime has it, onnx.reference differs"
+
+
+def test_another_shape_disagrees() -> None:
+    counted = checking._Tally(Port("y", "y", "float32", (2,)))
+    counted.add(np.zeros(2, np.float32), np.zeros(3), None, None)
+    verdict = counted.verdict(checking.SLACK)
+    assert not verdict.agrees and "(2,)" in verdict.note and "(3,)" in verdict.note
+
+
+@compiled
 def test_constants_set_on_the_command_line_reach_the_reference(invoke: Invoke) -> None:
     nodes = [helper.make_node("Mul", ["x", "scale"], ["y"])]
     onnx.save(models.build(nodes, {"x": [3], "scale": [1]}, ["y"], {}), "scaled.onnx")

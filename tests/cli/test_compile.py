@@ -8,9 +8,10 @@ from pathlib import Path
 
 import onnx
 import pytest
-from click.testing import Result
+from click.testing import CliRunner, Result
 
 from sofie import jit
+from sofie.cli import main
 from tests import models
 from tests.cli.conftest import Fails, Invoke
 
@@ -65,10 +66,10 @@ def test_an_input_that_is_set_is_no_input(invoke: Invoke, tmp_path: Path) -> Non
     assert " scale\n" not in result.stdout and "float32[3] x\n" in result.stdout
 
 
-def test_names_from_the_model_cannot_write_to_the_terminal(invoke: Invoke) -> None:
+def test_names_from_the_model_cannot_write_to_the_terminal() -> None:
     nodes = [onnx.helper.make_node("Relu", ["a\x1b[2J"], ["[bold]b"])]
     onnx.save(models.build(nodes, {"a\x1b[2J": [3]}, ["[bold]b"], {}), "rude.onnx")
-    output = invoke("compile", "rude.onnx", "-o", "out").output
+    output = CliRunner().invoke(main, ["compile", "rude.onnx", "-o", "out"], color=True).output
     assert "\x1b" not in output and "[bold]b" in output
 
 

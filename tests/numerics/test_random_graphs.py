@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import HealthCheck, given, note, reject, settings
 from hypothesis import strategies as st
 from onnx.reference import ReferenceEvaluator
 
@@ -37,7 +37,10 @@ def random_inputs(model: onnx.ModelProto, seed: int = 0) -> dict[str, np.ndarray
 
 def truth(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """The reference in float64 and in float32: how far apart they are says how well conditioned the graph is."""
-    single = ReferenceEvaluator(model).run(None, feeds)
+    try:
+        single = ReferenceEvaluator(model).run(None, feeds)
+    except (IndexError, ValueError):  # the reference fails on some poolings that are valid
+        reject()
     wide = onnx.ModelProto()
     wide.CopyFrom(model)
     for value in wide.graph.input:

@@ -65,6 +65,12 @@ CASES = {
         N("Add", ["a", "s"], ["y"]),
     ],
     "a result is also an operand of what follows": [N("Tanh", ["x"], ["y"]), N("Relu", ["y"], ["z"])],
+    "two reversals cut to the first element": [
+        N("Reshape", ["x", "flat"], ["f"]),
+        N("Slice", ["f", "first", "before", "axis", "back"], ["r"]),
+        N("Slice", ["r", "first", "before", "axis", "back"], ["s"]),
+        N("Tanh", ["s"], ["y"]),
+    ],
     "an input is a result": [N("Identity", ["x"], ["y"])],
 }
 
@@ -75,7 +81,14 @@ CASES = {
 def test_no_write_overtakes_a_read(case: str, without: list[str], in_place: str) -> None:
     nodes = CASES[case]
     outputs = ["y", "z"] if any("z" in n.output for n in nodes) else ["y"]
-    weights = {"flat": np.array([9]), "pads": np.array([1, 0, 0, 2])}
+    weights = {
+        "flat": np.array([9]),
+        "pads": np.array([1, 0, 0, 2]),
+        "first": np.array([0]),
+        "before": np.array([-99]),
+        "axis": np.array([0]),
+        "back": np.array([-1]),
+    }
     model = models.build(nodes, {"x": [3, 3]}, outputs, weights)
     feeds = models.feeds(model)
     module = load(model)

@@ -65,7 +65,7 @@ class Scalars:
         return self._builder.insert(op).results[0]
 
     def _binary(self, name: str, a: SSAValue, b: SSAValue) -> SSAValue:
-        table = _FLOAT if is_float(a.type) else _UNSIGNED if self._unsigned else _SIGNED
+        table = _FLOAT if is_float(a.type) else _UNSIGNED if self._unsigned or a.type == i1 else _SIGNED
         return self.insert(table[name](a, b))
 
     def add(self, a: SSAValue, b: SSAValue) -> SSAValue:

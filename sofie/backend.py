@@ -31,7 +31,6 @@ class SofieBackend(Backend):
     @classmethod
     def prepare(cls, model: onnx.ModelProto, device: str = "CPU", **kwargs: Any) -> SofieRep:
         """A model ready to run. Raises sofie.SofieError."""
-        super().prepare(model, device, **kwargs)
         return SofieRep(compile_model(model, Options(**kwargs)))
 
     @classmethod

@@ -115,7 +115,7 @@ def test_expected_errors_are_output(opt: Opt) -> None:
     good = "func.func @g() {\n  return\n}\n"
     Path("bad.mlir").write_text(f"{good}// -----\nnonsense\n\n// -----\n{good}")
     printed = opt("bad.mlir", "--split-input-file", "--parsing-diagnostics")
-    assert "bad.mlir:6:1" in printed and printed.count("@g") == 2
+    assert "bad.mlir:7:1" in printed and printed.count("@g") == 2
     Path("unverified.mlir").write_text("func.func @f() -> i32 {\n  return\n}\n")
     printed = opt("unverified.mlir", "--verify-diagnostics")
     assert "does not verify" in printed and "builtin.module" not in printed

@@ -76,7 +76,9 @@ def _show(report: Report) -> None:
     plural = "s" * (report.samples != 1)
     drawn = "the given inputs" if report.seed is None else f"{report.samples} random sample{plural}, seed {report.seed}"
     console.print(_table(report))
-    console.print(f"on {drawn}; truth: {report.truth}; onnxruntime {report.runtime}", markup=False, highlight=False)
+    console.print(
+        f"on {drawn}; truth: {report.truth}; ORT: onnxruntime {report.runtime}", markup=False, highlight=False
+    )
     wrong = [o.name for o in report.outputs if not o.agrees]
     verdict = "every output agrees" if not wrong else f"{len(wrong)} of {len(report.outputs)} outputs disagree"
     console.print(verdict, style="bold red" if wrong else "bold green", highlight=False)
@@ -87,10 +89,10 @@ def _table(report: Report) -> Table:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=SIMPLE_HEAD)
-    table.add_column("output")
-    for title in ("worst error", "relative", "ULP", "ONNX Runtime's", "reference's", "allowed"):
-        table.add_column(title, justify="right")
+    table = Table(box=SIMPLE_HEAD, collapse_padding=True)
+    table.add_column("output", overflow="fold")
+    for title in ("error", "relative", "ULP", "allowed", "ORT's", "reference's"):
+        table.add_column(title, justify="right", no_wrap=True)
     table.add_column("verdict")
     for output in report.outputs:
         verdict = Text("agrees", "green") if output.agrees else Text("disagrees", "bold red")
@@ -102,15 +104,15 @@ def _row(output: OutputReport) -> list[str]:
     from sofie.errors import printable
 
     shape = ", ".join(map(str, output.shape))
-    errors = (output.runtime, output.reference, output.allowed)
+    others = (output.allowed, output.runtime, output.reference)
     return [
         f"{printable(output.name, 40)} {output.dtype}[{shape}]",
         _number(output.error),
         _number(output.relative),
         f"{output.ulp:.1f}",
-        *("-" if e is None else _number(e) for e in errors),
+        *("-" if e is None else _number(e) for e in others),
     ]
 
 
 def _number(value: float) -> str:
-    return "0" if value == 0 else f"{value:.2e}"
+    return "0" if value == 0 else f"{value:.1e}"

@@ -42,6 +42,15 @@
 #define SOFIE_ESTIMATES_ROOT 0
 #endif
 
+// clang 17 and later have a root of any vector, and lately no longer the built-in functions of the instructions.
+#define SOFIE_ELEMENTWISE_ROOT 0
+#if defined(__clang__)
+#if __has_builtin(__builtin_elementwise_sqrt)
+#undef SOFIE_ELEMENTWISE_ROOT
+#define SOFIE_ELEMENTWISE_ROOT 1
+#endif
+#endif
+
 #if SOFIE_LANES >= 4
 typedef float v4f32 __attribute__((vector_size(16)));
 typedef int v4i32 __attribute__((vector_size(16)));
@@ -166,7 +175,9 @@ SOFIE_MATH v4f32 quotient(v4f32 a, v4f32 b)
 
 SOFIE_MATH v4f32 square_root(v4f32 x)
 {
-#if defined(__SSE2__) && !SOFIE_ESTIMATES_ROOT
+#if SOFIE_ELEMENTWISE_ROOT && !SOFIE_ESTIMATES_ROOT
+   return __builtin_elementwise_sqrt(x);
+#elif defined(__SSE2__) && !SOFIE_ESTIMATES_ROOT
    return __builtin_ia32_sqrtps(x);
 #else
    for (int lane = 0; lane < 4; ++lane)
@@ -189,7 +200,9 @@ SOFIE_MATH v8f32 quotient(v8f32 a, v8f32 b)
 
 SOFIE_MATH v8f32 square_root(v8f32 x)
 {
-#if defined(__SSE2__) && !SOFIE_ESTIMATES_ROOT
+#if SOFIE_ELEMENTWISE_ROOT && !SOFIE_ESTIMATES_ROOT
+   return __builtin_elementwise_sqrt(x);
+#elif defined(__SSE2__) && !SOFIE_ESTIMATES_ROOT
    return __builtin_ia32_sqrtps256(x);
 #else
    for (int lane = 0; lane < 8; ++lane)
@@ -414,6 +427,7 @@ SOFIE_MATH double sigmoid(double x)
 
 #undef SOFIE_FUNCTIONS
 #undef SOFIE_ESTIMATES_ROOT
+#undef SOFIE_ELEMENTWISE_ROOT
 #undef SOFIE_FUSED_FLOAT
 #undef SOFIE_STRICT_FLOAT
 #undef SOFIE_MATH

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +14,7 @@ from xdsl.utils.arg_spec import ArgSpec
 from sofie import jit, pipeline
 from sofie.emit.cpp import Port, Program
 from sofie.errors import SofieError, printable
+from sofie.files import write
 from sofie.frontends.onnx import load
 from sofie.naming import identifier
 from sofie.target import cpu as cpu_named
@@ -169,29 +168,14 @@ def generate(
     """Writes `<name>.hxx` and `<name>.dat` into `folder`, each in one step: nothing half-written stays behind."""
     program = lower(source, name or default_name(source), options, progress)
     target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SofieError(f"the folder {printable(str(folder))!r} cannot be made: {error.strerror}") from error
     header = target / f"{program.name}.hxx"
     data = None if embed else target / f"{program.name}.dat"
     text = program.header(embed)
     if data is not None:
-        _write(data, program.weight_bytes())
-    _write(header, text.encode())
+        write(data, program.weight_bytes())
+    write(header, text.encode())
     return Generated(header, data, program)
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Writes a file in one step."""
-    try:
-        handle, scratch = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise SofieError(f"cannot write to {str(path.parent)!r}: {error.strerror}") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(content)
-        os.chmod(scratch, 0o644)
-        os.replace(scratch, path)
-    except OSError as error:
-        raise SofieError(f"cannot write {str(path)!r}: {error.strerror}") from error
-    finally:
-        if os.path.exists(scratch):
-            os.unlink(scratch)

@@ -57,9 +57,16 @@ def compiler() -> list[str]:
     )
 
 
+def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise SofieError(f"the C++ compiler {command[0]!r} does not run: {error.strerror}; set CXX to one") from error
+
+
 @cache
 def _compiler_version(command: tuple[str, ...]) -> str:
-    done = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
+    done = _run([*command, "--version"])
     return done.stdout.splitlines()[0] if done.stdout else " ".join(command)
 
 
@@ -84,9 +91,7 @@ def build(source: str, flags: Sequence[str] = FLAGS) -> Path:
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
         text, made = Path(scratch, "model.cpp"), Path(scratch, "model.so")
         text.write_text(source)
-        done = subprocess.run(
-            [*command, "-o", str(made), str(text), *flags], capture_output=True, text=True, check=False
-        )
+        done = _run([*command, "-o", str(made), str(text), *flags])
         if done.returncode != 0:
             kept = folder / f"{key}.cpp"
             kept.write_text(source)

@@ -29,8 +29,8 @@ import sofie
 from sofie import levels, pipeline, registry
 from sofie.cli import options
 from sofie.cli.failure import MISUSED, report, sentence
-from sofie.cli.files import write
 from sofie.errors import SofieError, printable
+from sofie.files import write
 from sofie.naming import identifier
 from sofie.passes.vectorize import Vectorize
 from sofie.weights import Array, Blob, WeightStore

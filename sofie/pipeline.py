@@ -15,7 +15,7 @@ from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
 from xdsl.utils.arg_spec import ArgSpec, parse_pipeline
-from xdsl.utils.exceptions import VerifyException
+from xdsl.utils.exceptions import ArgSpecParseError, VerifyException
 
 from sofie import levels
 from sofie.errors import SofieError, printable
@@ -83,7 +83,12 @@ def parse(spec: str, without: Iterable[str] = (), options: dict[str, ArgSpec] | 
     if bad := sorted(n for n in left_out if n not in known or not known[n].optional):
         raise SofieError(f"{printable(bad[0])!r} cannot be left out; optional are {', '.join(optional_passes())}")
     stages: list[Stage] = []
-    for item in parse_pipeline(spec):
+    try:
+        items = list(parse_pipeline(spec))
+    except ArgSpecParseError as error:
+        said = " ".join(str(error).split())
+        raise SofieError(f"the pipeline {printable(spec)!r} cannot be read: {printable(said)}") from error
+    for item in items:
         if item.name in GROUPS:
             stages += _group(item, left_out, options or {})
         else:
@@ -117,7 +122,7 @@ def _group(item: ArgSpec, left_out: set[str], options: dict[str, ArgSpec]) -> li
 def _pass_class(name: str) -> type[ModulePass]:
     factory = all_passes().get(name)
     if factory is None:
-        close = ", ".join([*GROUPS, *sorted(s.name for s in (*FUSE, *LOWER))])
+        close = ", ".join([*GROUPS, *sorted({s.name for s in (*FUSE, *LOWER)})])
         raise SofieError(f"there is no pass {printable(name)!r}; SOFIE's groups and passes are {close}")
     return factory()
 

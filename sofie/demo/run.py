@@ -16,11 +16,11 @@ import numpy.typing as npt
 import onnx
 
 from sofie import jit
-from sofie.cli.files import write
 from sofie.compiler import Options, lower
 from sofie.demo.events import generate, roc_auc
 from sofie.emit.cpp import Program
 from sofie.errors import SofieError, printable
+from sofie.files import write
 from sofie.frontends.onnx import load
 from sofie.pipeline import GROUPS
 

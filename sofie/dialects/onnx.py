@@ -1,8 +1,7 @@
 """The onnx dialect: one op class per live ONNX operator, built from the operator's own schema at opset 28.
 
 Operands, attributes, type constraints and documentation come from `onnx.defs`; nothing is written by hand, so no
-operator can be forgotten. Text: `%y = onnx.Gemm(%x, %w, none) {transB = 1 : i64} : (tensor<1x7xf32>, ...) -> tensor<...>`,
-where `none` stands for an optional operand that is absent.
+operator can be forgotten. Text: `%y = onnx.Gemm(%x, %w, none) {transB = 1 : i64} : (tensor<1x7xf32>, ...) -> ...`, where `none` stands for an optional operand that is absent.
 """
 
 from __future__ import annotations
@@ -188,7 +187,9 @@ class OnnxOp(IRDLOperation):
         parser.parse_punctuation("->")
         results = parser.parse_optional_comma_separated_list(Parser.Delimiter.PAREN, parser.parse_type)
         if len(types) != len(unresolved):
-            parser.raise_error(f"onnx.{cls.SCHEMA.name} has {len(unresolved)} operands and {len(types)} types", position)
+            parser.raise_error(
+                f"onnx.{cls.SCHEMA.name} has {len(unresolved)} operands and {len(types)} types", position
+            )
         operands = [
             None if operand is None else parser.resolve_operand(operand, kind)
             for operand, kind in zip(unresolved, types, strict=True)
@@ -243,7 +244,7 @@ def _segments(formals: Sequence[OpSchema.FormalParameter], values: Sequence[Any]
 
 
 def attribute_from_proto(proto: onnx.AttributeProto) -> Attribute:
-    """The IR form of an ONNX node's attribute; raises SofieError on graphs, sparse tensors and text that is not UTF-8."""
+    """The IR form of a node's attribute; raises SofieError on graphs, sparse tensors and text that is not UTF-8."""
     value = onnx.helper.get_attribute_value(proto)
     kind = proto.type
     try:
@@ -283,8 +284,16 @@ def _to_proto(name: str, value: Attribute) -> onnx.AttributeProto:
     return onnx.helper.make_attribute(name, list(value.get_values()), attr_type=kind)
 
 
-_OPERAND: dict[_Option, Callable[[Any], Any]] = {_Option.Single: operand_def, _Option.Optional: opt_operand_def, _Option.Variadic: var_operand_def}
-_RESULT: dict[_Option, Callable[[Any], Any]] = {_Option.Single: result_def, _Option.Optional: opt_result_def, _Option.Variadic: var_result_def}
+_OPERAND: dict[_Option, Callable[[Any], Any]] = {
+    _Option.Single: operand_def,
+    _Option.Optional: opt_operand_def,
+    _Option.Variadic: var_operand_def,
+}
+_RESULT: dict[_Option, Callable[[Any], Any]] = {
+    _Option.Single: result_def,
+    _Option.Optional: opt_result_def,
+    _Option.Variadic: var_result_def,
+}
 
 
 def _op_class(schema: OpSchema, name: str) -> type[OnnxOp]:

@@ -52,7 +52,10 @@ class BlobAttr(Data[Blob]):
         with parser.in_angle_brackets():
             digest = parser.parse_optional_str_literal()
             if digest is None:
-                return Blob.of(_dense_to_array(parser.parse_attribute()))
+                attribute = parser.parse_attribute()
+                if not isinstance(attribute, DenseIntOrFPElementsAttr):
+                    parser.raise_error("a blob is a digest or dense<...>")
+                return Blob.of(_dense_to_array(attribute))
         store = active_weights.get()
         return Blob(digest, None if store is None else store.get(digest))
 
@@ -75,8 +78,7 @@ def _array_to_dense(array: Array) -> DenseIntOrFPElementsAttr:
     return DenseIntOrFPElementsAttr.from_list(TensorType(element, list(array.shape)), values)
 
 
-def _dense_to_array(attr: Attribute) -> Array:
-    assert isinstance(attr, DenseIntOrFPElementsAttr)
+def _dense_to_array(attr: DenseIntOrFPElementsAttr) -> Array:
     shape = attr.type.get_shape()
     values = np.array(list(attr.get_values()), numpy_dtype(attr.get_element_type()))
     return np.resize(values, shape)  # xDSL expands some splats and not others

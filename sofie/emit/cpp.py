@@ -165,7 +165,11 @@ class Program:
         ports = iter([*self.inputs, *self.outputs])
         unused = {"weights", "arena"}
         for argument in self.infer.body.block.args:
-            if isinstance(argument.type, MemRefType) and shape_of(argument) == (self.arena_bytes,) and argument.name_hint == "arena":
+            if (
+                isinstance(argument.type, MemRefType)
+                and shape_of(argument) == (self.arena_bytes,)
+                and argument.name_hint == "arena"
+            ):
                 printer.pointers[argument] = ("arena", 0)
                 continue
             port = next(ports)
@@ -181,7 +185,8 @@ class Program:
         words = set(body.replace("(", " ").replace(")", " ").replace(",", " ").replace(";", " ").split())
         silenced = "".join(f"   static_cast<void>({n});\n" for n in sorted(unused - words))
         joined = ",\n    ".join(parameters)
-        return f"namespace detail {{\ninline void infer(\n    {joined}) noexcept\n{{\n{silenced}{body}\n}}\n}} // namespace detail"
+        function = f"inline void infer(\n    {joined}) noexcept\n{{\n{silenced}{body}\n}}"
+        return f"namespace detail {{\n{function}\n}} // namespace detail"
 
     def _entry_op(self, printer: KernelPrinter, op: Operation) -> None:
         if isinstance(op, WeightOp):
@@ -226,7 +231,8 @@ class Program:
         data = self.weight_bytes()
         lines = [
             f"// {_comment(self.name)}: {len(self.inputs)} input(s), {len(self.outputs)} output(s), "
-            f"{sum(a.size for _, a in self.weights):,} weights, {self.arena_bytes:,} bytes of scratch. Written by SOFIE.",
+            f"{sum(a.size for _, a in self.weights):,} weights, "
+            f"{self.arena_bytes:,} bytes of scratch. Written by SOFIE.",
             "",
             f"#ifndef {guard}",
             f"#define {guard}",
@@ -306,8 +312,8 @@ class Program:
         names = [p.parameter for p in self.outputs]
         back = names[0] if len(names) == 1 else f"{{{', '.join(f'std::move({n})' for n in names)}}}"
         default = "   Session() : Session(Weights()) {}\n" if embed else ""
-        default_file = "" if embed else f' = {_string(self.name + ".dat")}'
-        return f"""// One thread's scratch memory; the weights are shared. Inference allocates nothing but the vectors it returns.
+        default_file = "" if embed else f" = {_string(self.name + '.dat')}"
+        return f"""// One thread's scratch memory; the weights are shared. Inference allocates only the vectors it returns.
 class Session {{
 public:
 {default}   explicit Session(const std::string &file{default_file}) : Session(Weights(file)) {{}}
@@ -317,12 +323,12 @@ public:
 {self._cpu_check()}   }}
 
    // Inputs first, outputs last; the pointers may not overlap.
-   void infer({', '.join(takes + gives)}) noexcept
+   void infer({", ".join(takes + gives)}) noexcept
    {{
-      detail::infer({', '.join(arguments)});
+      detail::infer({", ".join(arguments)});
    }}
 
-   {result} infer({', '.join(takes)})
+   {result} infer({", ".join(takes)})
    {{
 {chr(10).join(makes)}
       infer({call});
@@ -347,7 +353,8 @@ private:
         sentence = (
             f"{self.name} was compiled for {self.cpu.name}, which this CPU does not run; compile it with --cpu portable"
         )
-        return f"      if (detail::x86_level() < {self.cpu.level})\n         throw std::runtime_error({_string(sentence)});\n"
+        refuse = f"throw std::runtime_error({_string(sentence)});"
+        return f"      if (detail::x86_level() < {self.cpu.level})\n         {refuse}\n"
 
 
 def _pass(port: Port, const: bool) -> str:
@@ -360,12 +367,19 @@ def _pass(port: Port, const: bool) -> str:
 def _vectors(cpu: Cpu, kernels: str) -> str:
     """Loads and stores of the vector types that the kernels name; float types themselves are those of math.hxx."""
     lines = []
-    for bits, element, letter in ((32, "float", "f"), (64, "double", "f"), (32, "std::int32_t", "i"), (64, "std::int64_t", "i")):
+    for bits, element, letter in (
+        (32, "float", "f"),
+        (64, "double", "f"),
+        (32, "std::int32_t", "i"),
+        (64, "std::int64_t", "i"),
+    ):
         for lanes in (2, 4, 8, 16):
             name = f"v{lanes}{letter}{bits}"
             if name not in kernels:
                 continue
-            lines.append(_VECTOR.format(name=name, element=element, bytes=lanes * bits // 8, lanes=lanes, align=bits // 8))
+            lines.append(
+                _VECTOR.format(name=name, element=element, bytes=lanes * bits // 8, lanes=lanes, align=bits // 8)
+            )
     return "\n".join(lines)
 
 
@@ -376,9 +390,15 @@ struct unaligned_{name} {{
    typedef {element} type __attribute__((vector_size({bytes}), aligned({align}), may_alias));
 }};
 
-SOFIE_INLINE {name} load_{name}(const {element} *from) {{ return *reinterpret_cast<const unaligned_{name}::type *>(from); }}
+SOFIE_INLINE {name} load_{name}(const {element} *from)
+{{
+   return *reinterpret_cast<const unaligned_{name}::type *>(from);
+}}
 
-SOFIE_INLINE void store({element} *to, {name} value) {{ *reinterpret_cast<unaligned_{name}::type *>(to) = value; }}
+SOFIE_INLINE void store({element} *to, {name} value)
+{{
+   *reinterpret_cast<unaligned_{name}::type *>(to) = value;
+}}
 }} // namespace detail
 """
 
@@ -401,6 +421,7 @@ def _comment(text: str) -> str:
 def _string(text: str) -> str:
     """A C++ string literal of any text, as UTF-8 in octal escapes where it is not plain."""
     plain = "".join(
-        chr(b) if 32 <= b < 127 and chr(b) not in '"\\?' else f"\\{b:03o}" for b in text.encode("utf-8", "surrogatepass")
+        chr(b) if 32 <= b < 127 and chr(b) not in '"\\?' else f"\\{b:03o}"
+        for b in text.encode("utf-8", "surrogatepass")
     )
     return f'"{plain}"'

@@ -45,7 +45,11 @@ _BINARY: dict[type[Operation], tuple[str, int]] = {
     arith.OrIOp: ("|", 6),
     arith.XOrIOp: ("^", 7),
 }
-_WRAPPING: dict[type[Operation], tuple[str, str]] = {arith.AddiOp: ("wrapping_add", "+"), arith.SubiOp: ("wrapping_sub", "-"), arith.MuliOp: ("wrapping_mul", "*")}
+_WRAPPING: dict[type[Operation], tuple[str, str]] = {
+    arith.AddiOp: ("wrapping_add", "+"),
+    arith.SubiOp: ("wrapping_sub", "-"),
+    arith.MuliOp: ("wrapping_mul", "*"),
+}
 _CALLS: dict[type[Operation], str] = {
     math.ExpOp: "exp",
     math.LogOp: "log",
@@ -247,7 +251,8 @@ class KernelPrinter:
         if known is not None and isinstance(init.owner, scf.ForOp) and len(list(init.uses)) == 1:
             return known.text
         name = self.names(argument.name_hint or "carried")
-        self.line(f"{type_name(argument.type)} {name} = {self.vector_text(init) if isinstance(argument.type, VectorType) else self.text(init)};")
+        start = self.vector_text(init) if isinstance(argument.type, VectorType) else self.text(init)
+        self.line(f"{type_name(argument.type)} {name} = {start};")
         return name
 
     def _assign(self, targets: Sequence[SSAValue], values: Sequence[SSAValue]) -> None:
@@ -266,10 +271,17 @@ class KernelPrinter:
         for target, value in pairs:
             name = self.text(target)
             owner = value.owner
-            if isinstance(owner, arith.AddfOp) and owner.lhs is target and value in self.spelled and self.spelled[value].level != ATOM:
+            if (
+                isinstance(owner, arith.AddfOp)
+                and owner.lhs is target
+                and value in self.spelled
+                and self.spelled[value].level != ATOM
+            ):
                 self.line(f"{name} += {self.text(owner.rhs)};")
             else:
-                self.line(f"{name} = {self.vector_text(value) if isinstance(target.type, VectorType) else self.text(value)};")
+                self.line(
+                    f"{name} = {self.vector_text(value) if isinstance(target.type, VectorType) else self.text(value)};"
+                )
 
     def _parallel(self, op: scf.ParallelOp) -> None:
         for variable, low, high, step in zip(op.body.block.args, op.lowerBound, op.upperBound, op.step, strict=True):
@@ -314,7 +326,11 @@ class KernelPrinter:
         """The text of a value where a vector must stand: a splat is spelled out."""
         if isinstance(value.owner, vector.BroadcastOp):
             scalar = self._spell(value.owner.source).inside(13)
-            return f"{type_name(value.type)}{{}}" if scalar in ("0.0f", "0.0") else f"{type_name(value.type)}{{}} + {scalar}"
+            return (
+                f"{type_name(value.type)}{{}}"
+                if scalar in ("0.0f", "0.0")
+                else f"{type_name(value.type)}{{}} + {scalar}"
+            )
         return self.text(value)
 
     def _spell(self, value: SSAValue) -> Expression:
@@ -430,12 +446,16 @@ class KernelPrinter:
         symbol = _COMPARE_I[predicate]
         if predicate >= FIRST_UNSIGNED_PREDICATE and op.lhs.type != IntegerType(1):
             wide = scalar_type(op.lhs.type, unsigned=True)
-            return Expression(f"static_cast<{wide}>({self.text(op.lhs)}) {symbol} static_cast<{wide}>({self.text(op.rhs)})", 10)
+            return Expression(
+                f"static_cast<{wide}>({self.text(op.lhs)}) {symbol} static_cast<{wide}>({self.text(op.rhs)})", 10
+            )
         return Expression(f"{self._spell(op.lhs).inside(11)} {symbol} {self._spell(op.rhs).inside(11)}", 10)
 
     def _select(self, op: arith.SelectOp) -> Expression:
         yes, no = self._spell(op.lhs), self._spell(op.rhs)
-        if isinstance(op.lhs.type, VectorType) and all(isinstance(v.owner, vector.BroadcastOp) for v in (op.lhs, op.rhs)):
+        if isinstance(op.lhs.type, VectorType) and all(
+            isinstance(v.owner, vector.BroadcastOp) for v in (op.lhs, op.rhs)
+        ):
             yes = Expression(f"({self.vector_text(op.lhs)})", ATOM)
         return Expression(f"{self._spell(op.cond).inside(2)} ? {yes.inside(2)} : {no.inside(TERNARY)}", TERNARY)
 

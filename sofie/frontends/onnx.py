@@ -271,7 +271,10 @@ class _Importer:
         inputs = [v for v in graph.input if v.name not in self.aside]
         for value in inputs:
             self.types[value.name] = value.type
-            kind = self._tensor_type(value.name)
+            try:
+                kind = self._tensor_type(value.name)
+            except SofieError as error:
+                raise type(error)(f"input {printable(value.name)!r}: {error}") from error
             argument = self.block.insert_arg(kind, len(self.block.args))
             argument.name_hint = identifier(value.name, "input")
             self.values[value.name] = argument

@@ -138,7 +138,7 @@ def _return_into_arguments(function: func.FuncOp) -> None:
 
 
 def _take_root(value: SSAValue, destination: BlockArgument) -> bool:
-    """Lets the chain of `value` end in `destination` instead of its `tensor.empty`, where the whole of it is covered."""
+    """Lets the chain of `value` end in `destination` instead of its `tensor.empty`, where all of it is covered."""
     links = list(chain(value))
     end = links[-1]
     if not isinstance(end.owner, tensor.EmptyOp) or any(isinstance(v.owner, tensor.ExtractSliceOp) for v in links):
@@ -291,7 +291,9 @@ def _overwrite_dying_operands(function: func.FuncOp) -> None:
             continue
         assert isinstance(op, GenericOp)
         empty = op.outputs[0].owner
-        dying = next((v for k, v in enumerate(op.inputs) if _could_hold(op, k) and not sharing.stale_readers(op, v)), None)
+        dying = next(
+            (v for k, v in enumerate(op.inputs) if _could_hold(op, k) and not sharing.stale_readers(op, v)), None
+        )
         if isinstance(empty, tensor.EmptyOp) and dying is not None:
             op.operands[len(op.inputs)] = dying
             sharing.merge(empty.tensor, part(dying))
@@ -304,7 +306,9 @@ def _could_hold(op: GenericOp, k: int) -> bool:
     if maps[k] != maps[-1] or not structured.is_permutation(maps[k]) or operand.type != op.outputs[0].type:
         return False
     links = list(chain(operand))
-    if not isinstance(links[-1].owner, tensor.EmptyOp) or any(isinstance(v.owner, tensor.ExtractSliceOp) for v in links):
+    if not isinstance(links[-1].owner, tensor.EmptyOp) or any(
+        isinstance(v.owner, tensor.ExtractSliceOp) for v in links
+    ):
         return False
     alone = list(op.inputs).count(operand) == 1
     return alone and not any(v is not operand and part(v) is part(operand) for v in op.inputs)

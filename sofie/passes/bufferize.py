@@ -17,7 +17,18 @@ from typing import ClassVar
 
 from xdsl.context import Context
 from xdsl.dialects import arith, func, memref, tensor
-from xdsl.dialects.builtin import DenseArrayBase, FunctionType, IntegerAttr, MemRefType, ModuleOp, NoneAttr, StridedLayoutAttr, i1, i8, i64
+from xdsl.dialects.builtin import (
+    DenseArrayBase,
+    FunctionType,
+    IntegerAttr,
+    MemRefType,
+    ModuleOp,
+    NoneAttr,
+    StridedLayoutAttr,
+    i1,
+    i8,
+    i64,
+)
 from xdsl.dialects.linalg.ops import GenericOp
 from xdsl.ir import Attribute, Block, Operation, SSAValue
 from xdsl.passes import ModulePass
@@ -116,7 +127,11 @@ class _Bufferizer:
         outputs = [self.buffer(v) for v in op.outputs]
         for result, target in zip(op.results, outputs, strict=True):
             self.buffers[result] = target
-            if result.name_hint and not isinstance(target.owner, Block) and isinstance(target.owner, memref.AllocOp | TileOp):
+            if (
+                result.name_hint
+                and not isinstance(target.owner, Block)
+                and isinstance(target.owner, memref.AllocOp | TileOp)
+            ):
                 target.name_hint = result.name_hint
         new = GenericOp(
             [self.buffer(v) for v in op.inputs],
@@ -251,13 +266,17 @@ def _lies_in(source: SSAValue, base: SSAValue, box: tensor.InsertSliceOp) -> boo
     while isinstance(current.owner, memref.CollapseShapeOp | memref.ExpandShapeOp):
         current = current.owner.src
     view = current.owner
-    return isinstance(view, memref.SubviewOp) and view.source is base and all(
-        tuple(a.get_values()) == tuple(b.get_values())
-        for a, b in [
-            (view.static_offsets, box.static_offsets),
-            (view.static_sizes, box.static_sizes),
-            (view.static_strides, box.static_strides),
-        ]
+    return (
+        isinstance(view, memref.SubviewOp)
+        and view.source is base
+        and all(
+            tuple(a.get_values()) == tuple(b.get_values())
+            for a, b in [
+                (view.static_offsets, box.static_offsets),
+                (view.static_sizes, box.static_sizes),
+                (view.static_strides, box.static_strides),
+            ]
+        )
     )
 
 
@@ -265,7 +284,9 @@ def _is_run(kind: MemRefType[Attribute]) -> bool:
     """Whether the elements of the memref lie one after the other."""
     strides, _ = strides_and_offset(kind)
     return all(
-        s == c for s, c, e in zip(strides, contiguous_strides(kind.get_shape()), kind.get_shape(), strict=True) if e != 1
+        s == c
+        for s, c, e in zip(strides, contiguous_strides(kind.get_shape()), kind.get_shape(), strict=True)
+        if e != 1
     )
 
 
@@ -282,5 +303,3 @@ _RULES: dict[type[Operation], _Rule] = {
     tensor.ExpandShapeOp: _Bufferizer._reshape,  # type: ignore[dict-item]
     func.ReturnOp: _Bufferizer._return,  # type: ignore[dict-item]
 }
-
-

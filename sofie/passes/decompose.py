@@ -80,7 +80,9 @@ def _expand(op: OnnxOp) -> bool:
 
 def _types(op: OnnxOp) -> list[onnx.TypeProto]:
     return [
-        onnx.helper.make_tensor_type_proto(element_to_onnx(element_of(v)), shape_of(v)) if v is not None else onnx.TypeProto()
+        onnx.helper.make_tensor_type_proto(element_to_onnx(element_of(v)), shape_of(v))
+        if v is not None
+        else onnx.TypeProto()
         for v in op.inputs
     ]
 

@@ -45,7 +45,9 @@ class FoldBatchnorm(ModulePass):
 
 
 def _constant(value: SSAValue | None) -> Floats | None:
-    return value.owner.blob.value.astype(np.float64) if value is not None and isinstance(value.owner, WeightOp) else None
+    return (
+        value.owner.blob.value.astype(np.float64) if value is not None and isinstance(value.owner, WeightOp) else None
+    )
 
 
 def _parameters(norm: OnnxOp) -> tuple[Floats, Floats] | None:

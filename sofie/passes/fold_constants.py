@@ -41,8 +41,10 @@ class FoldConstants(ModulePass):
     def _fold(self, node: OnnxOp) -> None:
         operands = node.inputs
         owners = [v.owner if v is not None else None for v in operands]
-        if not operands or node.operator in NONDETERMINISTIC or any(
-            o is not None and not isinstance(o, WeightOp) for o in owners
+        if (
+            not operands
+            or node.operator in NONDETERMINISTIC
+            or any(o is not None and not isinstance(o, WeightOp) for o in owners)
         ):
             return
         arrays = [o.blob.value if isinstance(o, WeightOp) else None for o in owners]

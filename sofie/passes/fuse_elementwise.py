@@ -14,10 +14,10 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar
 
-from xdsl.dialects.linalg import ops as linalg
 from xdsl.context import Context
 from xdsl.dialects import tensor
 from xdsl.dialects.builtin import AffineMapAttr, ModuleOp
+from xdsl.dialects.linalg import ops as linalg
 from xdsl.dialects.linalg.ops import GenericOp
 from xdsl.ir import Block, Region, SSAValue
 from xdsl.ir.affine import AffineDimExpr, AffineExpr, AffineMap
@@ -84,7 +84,7 @@ def _producer_loops(producer: GenericOp, read: AffineMap) -> list[AffineExpr] | 
 
 
 def _merge(producer: GenericOp, consumer: GenericOp, value: SSAValue, loops: list[AffineExpr]) -> GenericOp | None:
-    """One op that computes the producer's scalar where the consumer read it; None where a loop would lose its extent."""
+    """One op that computes the producer's scalar where the consumer read it; None where its maps would not be legal."""
     maps = structured.maps_of(consumer)
     rank = maps[0].num_dims
     readings = [k for k, v in enumerate(consumer.inputs) if v is value]

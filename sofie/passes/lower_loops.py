@@ -20,13 +20,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from xdsl.dialects.linalg import ops as linalg
 from xdsl.context import Context
 from xdsl.dialects import arith, memref, scf
 from xdsl.dialects.builtin import IndexType, IntegerAttr, MemRefType, ModuleOp
+from xdsl.dialects.linalg import ops as linalg
 from xdsl.dialects.linalg.ops import GenericOp
 from xdsl.ir import Block, Operation, Region, SSAValue
-from xdsl.ir.affine import AffineBinaryOpExpr, AffineBinaryOpKind, AffineConstantExpr, AffineDimExpr, AffineExpr, AffineMap
+from xdsl.ir.affine import (
+    AffineBinaryOpExpr,
+    AffineBinaryOpKind,
+    AffineConstantExpr,
+    AffineDimExpr,
+    AffineExpr,
+    AffineMap,
+)
 from xdsl.passes import ModulePass
 
 from sofie import structured
@@ -100,12 +107,22 @@ class Indices:
             return expr.value
         if isinstance(expr, AffineDimExpr):
             owner = loops[expr.position].owner
-            return owner.value.value.data if isinstance(owner, arith.ConstantOp) and isinstance(owner.value, IntegerAttr) else None
+            return (
+                owner.value.value.data
+                if isinstance(owner, arith.ConstantOp) and isinstance(owner.value, IntegerAttr)
+                else None
+            )
         assert isinstance(expr, AffineBinaryOpExpr)
         lhs, rhs = self._known(expr.lhs, loops), self._known(expr.rhs, loops)
         if expr.kind == AffineBinaryOpKind.Mul and 0 in (lhs, rhs):
             return 0
-        return None if lhs is None or rhs is None else AffineMap(0, 0, (AffineExpr.binary(expr.kind, AffineExpr.constant(lhs), AffineExpr.constant(rhs)),)).eval([], [])[0]
+        return (
+            None
+            if lhs is None or rhs is None
+            else AffineMap(
+                0, 0, (AffineExpr.binary(expr.kind, AffineExpr.constant(lhs), AffineExpr.constant(rhs)),)
+            ).eval([], [])[0]
+        )
 
 
 @dataclass
@@ -133,7 +150,9 @@ class _Nest:
         for tile in [o for o in old if isinstance(o, TileOp)]:
             self._shape_tile(tile, outer)
         running = [s for s in self.shared if s.extent != 1]
-        inner, variables = self._parallel(outer, [s.extent for s in running], PARALLEL_NAMES) if running else (outer, [])
+        inner, variables = (
+            self._parallel(outer, [s.extent for s in running], PARALLEL_NAMES) if running else (outer, [])
+        )
         by_loop = {id(s): v for s, v in zip(running, variables, strict=True)}
         for tile_op in [o for o in list(outer.ops) if isinstance(o, memref.AllocaOp)]:
             if inner is not outer:  # a tile belongs to one iteration of the shared loops
@@ -271,7 +290,9 @@ class _Nest:
                 values[old] = new
         return [values.get(v, v) for v in structured.yielded(member)]
 
-    def _place(self, member: GenericOp, k: int, loops: dict[int, SSAValue], block: Block) -> tuple[SSAValue, list[SSAValue]]:
+    def _place(
+        self, member: GenericOp, k: int, loops: dict[int, SSAValue], block: Block
+    ) -> tuple[SSAValue, list[SSAValue]]:
         """The buffer and the indices of operand `k` at one point."""
         value, map = member.operands[k], structured.maps_of(member)[k]
         variables = [loops.get(d, self.indices.constant(0)) for d in range(map.num_dims)]

@@ -43,23 +43,29 @@ class LowerToBlas(ModulePass):
         if self.library == "none":
             return
         for group in [o for o in op.walk() if isinstance(o, FusedOp)]:
-            products = [m for m in group.members() if isinstance(m, GenericOp) and gemm_of(m) is not None]
+            products = [m for m in group.members() if isinstance(m, GenericOp) and is_gemm(m)]
             if len(products) == 1:
                 _split(group, products[0])
 
 
-def gemm_of(op: GenericOp) -> GemmOp | None:
-    """The product that a generic is, or None."""
-    if len(op.inputs) != 2 or len(op.outputs) != 1 or len(op.iterator_types) != 3 or structured.reductions(op) != [2]:
-        return None
+def is_gemm(op: Operation) -> bool:
+    """Whether an op is one product of two float matrices with contiguous rows."""
+    if not isinstance(op, GenericOp) or len(op.inputs) != 2 or len(op.outputs) != 1:
+        return False
+    if len(op.iterator_types) != 3 or structured.reductions(op) != [2]:
+        return False
     names = [type(o) for o in structured.body_ops(op)]
     if names != [arith.MulfOp, arith.AddfOp] or not isinstance(element_of(op.outputs[0]), Float32Type | Float64Type):
-        return None
+        return False
     a, b, c = (structured.dims_of(m) for m in structured.maps_of(op))
     if c != [0, 1] or a not in ([0, 2], [2, 0]) or b not in ([2, 1], [1, 2]):
-        return None
-    if not all(_rows_are_contiguous(v) for v in (*op.inputs, *op.outputs)):
-        return None
+        return False
+    return all(_rows_are_contiguous(v) for v in (*op.inputs, *op.outputs))
+
+
+def _gemm(op: GenericOp) -> GemmOp:
+    """The call that a product becomes."""
+    a, b, _ = (structured.dims_of(m) for m in structured.maps_of(op))
     return GemmOp(op.inputs[0], op.inputs[1], op.outputs[0], a == [2, 0], b == [1, 2])
 
 
@@ -78,8 +84,7 @@ def _split(group: FusedOp, product: GenericOp) -> None:
         block.insert_op_before(alloc, group)
         tile.result.replace_all_uses_with(alloc.memref)
         erase(tile)
-    gemm = gemm_of(product)
-    assert gemm is not None
+    gemm = _gemm(product)
     gemm.location = product.location
     members = group.members()
     at = members.index(product)
@@ -93,4 +98,3 @@ def _split(group: FusedOp, product: GenericOp) -> None:
             new.location = group.location
             block.insert_op_before(new, group)
     erase(group)
-

@@ -32,8 +32,8 @@ from sofie.dialects.sofie import FusedOp
 from sofie.dialects.types import bytes_of, element_of
 from sofie.passes.bufferize import strides_and_offset
 from sofie.passes.lower_loops import Indices
-from sofie.target import Cpu, cpu
 from sofie.rewrite import erase
+from sofie.target import Cpu, cpu
 
 ARITHMETIC = (
     arith.AddfOp,
@@ -166,10 +166,14 @@ def _has_vector_form(nest: scf.ParallelOp) -> bool:
         if isinstance(op, FUNCTIONS) and not all(isinstance(t, Float32Type) for t in floats):
             if not isinstance(op, math.SqrtOp):
                 return False
-        if isinstance(op, memref.LoadOp | memref.StoreOp) and not isinstance(element_of(op.memref), Float32Type | Float64Type):
+        if isinstance(op, memref.LoadOp | memref.StoreOp) and not isinstance(
+            element_of(op.memref), Float32Type | Float64Type
+        ):
             return False
     kinds = {element_of(op.memref) for op, _ in _accesses(nest)}
-    return len(kinds) == 1 and not any(isinstance(op, math.SqrtOp) and isinstance(op.result.type, Float64Type) for op in nest.body.walk())
+    return len(kinds) == 1 and not any(
+        isinstance(op, math.SqrtOp) and isinstance(op.result.type, Float64Type) for op in nest.body.walk()
+    )
 
 
 def _cost(nest: scf.ParallelOp, d: int, loop: SSAValue, lanes: int) -> float | None:
@@ -218,7 +222,9 @@ def _rows(extent: int, vectors: int, most: int) -> int:
     def cycles(rows: int) -> float:
         return max(rows * vectors, rows + vectors, 8) / 2 if rows else 0.0
 
-    best = min(range(1, max(min(most, extent), 1) + 1), key=lambda m: ((extent // m) * cycles(m) + cycles(extent % m), -m))
+    best = min(
+        range(1, max(min(most, extent), 1) + 1), key=lambda m: ((extent // m) * cycles(m) + cycles(extent % m), -m)
+    )
     return best
 
 
@@ -314,7 +320,9 @@ class _Tiler:
             return block, self.indices.constant(start)
         body = Block(arg_types=[IndexType()])
         body.args[0].name_hint = self.nest.body.block.args[d].name_hint
-        block.add_op(scf.ForOp(self.indices.constant(start), self.indices.constant(end), self.indices.constant(step), [], body))
+        block.add_op(
+            scf.ForOp(self.indices.constant(start), self.indices.constant(end), self.indices.constant(step), [], body)
+        )
         return body, body.args[0]
 
     def _analyse(self, block: Block) -> None:
@@ -335,7 +343,9 @@ class _Tiler:
             assert isinstance(last, scf.YieldOp)
             groups = [
                 (result, argument, [init, value])
-                for result, argument, init, value in zip(op.res, op.body.block.args[1:], op.iter_args, last.arguments, strict=True)
+                for result, argument, init, value in zip(
+                    op.res, op.body.block.args[1:], op.iter_args, last.arguments, strict=True
+                )
             ]
             changed = False
             for result, argument, sources in groups:
@@ -399,7 +409,9 @@ class _TileEmitter:
 
     def on_lanes(self, value: SSAValue) -> bool:
         """Whether the value is a vector in the tile: it differs between lanes and is no index."""
-        return self.lanes > 1 and self.tiler.moves.get(value, (False, False))[1] and not isinstance(value.type, IndexType)
+        return (
+            self.lanes > 1 and self.tiler.moves.get(value, (False, False))[1] and not isinstance(value.type, IndexType)
+        )
 
     def at(self, value: SSAValue, instance: Instance) -> SSAValue:
         """The value in an instance, scalar or vector as it is."""
@@ -441,7 +453,9 @@ class _TileEmitter:
         for instance in self.instances(result):
             operands = [self.vector_at(v, instance) if wide else self.at(v, instance) for v in op.operands]
             kind = self.vector_type(result.type) if wide else result.type
-            clone = type(op).create(operands=operands, result_types=[kind], properties=op.properties, location=op.location)
+            clone = type(op).create(
+                operands=operands, result_types=[kind], properties=op.properties, location=op.location
+            )
             made[instance] = self.add(clone)
         self.values[result] = made
 
@@ -491,7 +505,8 @@ class _TileEmitter:
         carried = op.body.block.args[1:]
         slots = [(k, i) for k, argument in enumerate(carried) for i in self.instances(argument)]
         starts = [
-            self.vector_at(op.iter_args[k], i) if self.on_lanes(carried[k]) else self.at(op.iter_args[k], i) for k, i in slots
+            self.vector_at(op.iter_args[k], i) if self.on_lanes(carried[k]) else self.at(op.iter_args[k], i)
+            for k, i in slots
         ]
         body = Block(arg_types=[IndexType(), *(s.type for s in starts)])
         body.args[0].name_hint = op.body.block.args[0].name_hint

@@ -100,7 +100,7 @@ def test_unsupported_type_is_named(fails: Fails, unsupported: Path) -> None:
     ("words", "sentence"),
     [
         (["--pipeline", "fuse,nope"], "no pass 'nope'"),
-        (["--pipeline", "fuse{"], "a pipeline or target cannot be read"),
+        (["--pipeline", "fuse{"], "the pipeline 'fuse{' cannot be read"),
         (["--pipeline", "fuse{nope=1}"], "no pass of 'fuse' has an option 'nope'"),
         (["--without", "lower-onnx"], "cannot be left out"),
         (["--dim", "other=3"], "no free dimension"),

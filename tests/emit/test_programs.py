@@ -1,4 +1,4 @@
-"""Generated headers in real programs: warnings as errors, sanitizers, threads, hostile names, several models at once."""
+"""Generated headers in real programs: warnings as errors, sanitizers, threads, hostile names, several models."""
 
 from __future__ import annotations
 
@@ -155,7 +155,8 @@ int main()
    using namespace SOFIE_net;
    static_assert(number_of_inputs == 3 && number_of_outputs == 3, "");
    static_assert(inputs[0].rank == 2 && inputs[0].shape[1] == 5, "");
-   return std::strcmp(inputs[0].type, "uint8") || std::strcmp(outputs[2].name, "where") || std::strcmp(outputs[2].type, "int64");
+   const bool names = !std::strcmp(outputs[2].name, "where");
+   return names && !std::strcmp(inputs[0].type, "uint8") && !std::strcmp(outputs[2].type, "int64") ? 0 : 1;
 }
 """
     compile_and_run(tmp_path, main)

@@ -76,7 +76,9 @@ CASES = {
 
 
 @pytest.mark.parametrize("in_place", ["true", "false"])
-@pytest.mark.parametrize("without", [[], ["fuse-elementwise", "fuse-epilogue", "fuse-reduction"]], ids=["fused", "bare"])
+@pytest.mark.parametrize(
+    "without", [[], ["fuse-elementwise", "fuse-epilogue", "fuse-reduction"]], ids=["fused", "bare"]
+)
 @pytest.mark.parametrize("case", CASES)
 def test_no_write_overtakes_a_read(case: str, without: list[str], in_place: str) -> None:
     nodes = CASES[case]

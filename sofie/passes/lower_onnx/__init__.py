@@ -74,9 +74,13 @@ class LowerOnnx(ModulePass):
 def _lower_function(function: func.FuncOp) -> None:
     ops = [op for op in function.walk() if isinstance(op, OnnxOp)]
     types = {
-        op: ([None if v is None else element_of(v) for v in op.inputs], [element_of(r) for r in op.results]) for op in ops
+        op: ([None if v is None else element_of(v) for v in op.inputs], [element_of(r) for r in op.results])
+        for op in ops
     }
-    for value in [*function.body.block.args, *(r for o in function.walk() if not isinstance(o, OnnxOp) for r in o.results)]:
+    for value in [
+        *function.body.block.args,
+        *(r for o in function.walk() if not isinstance(o, OnnxOp) for r in o.results),
+    ]:
         _drop_sign(value)
     for op in ops:
         rule = rules().get((op.SCHEMA.domain, op.operator))
@@ -93,7 +97,9 @@ def _lower_function(function: func.FuncOp) -> None:
         for result, value in zip(op.results, values[: len(op.results)], strict=True):
             expected = tensor_type(signless(element_of(result)), shape_of(result))
             if value.type != expected:
-                raise SofieError(f"{blame(op)}: lowered to {value.type} where {expected} was inferred; report this model")
+                raise SofieError(
+                    f"{blame(op)}: lowered to {value.type} where {expected} was inferred; report this model"
+                )
         replace_results(op, values[: len(op.results)])
     _update_type(function)
 

@@ -36,7 +36,9 @@ class Lowering:
     `unsigned` tells how the op reads the integers of its first operand.
     """
 
-    def __init__(self, op: OnnxOp, operand_types: Sequence[Attribute | None], result_types: Sequence[Attribute]) -> None:
+    def __init__(
+        self, op: OnnxOp, operand_types: Sequence[Attribute | None], result_types: Sequence[Attribute]
+    ) -> None:
         self.op = op
         self.operand_elements = operand_types
         self.result_elements = result_types
@@ -122,7 +124,10 @@ class Lowering:
         """A tensor with `value` everywhere."""
         destination = self.empty(shape, element)
         op = structured.generic(
-            [], [destination], [structured.identity(len(shape))], lambda b, _: [b.insert(constant_op(value, element)).result]
+            [],
+            [destination],
+            [structured.identity(len(shape))],
+            lambda b, _: [b.insert(constant_op(value, element)).result],
         )
         return self.insert(op)
 
@@ -166,7 +171,15 @@ class Lowering:
 
         def body(s: Scalars, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
             scalars = iter(args)
-            return [fn(s, *[s.constant(literals[k], kinds[k]) if k in literals else next(scalars) for k in range(len(operands))])]
+            return [
+                fn(
+                    s,
+                    *[
+                        s.constant(literals[k], kinds[k]) if k in literals else next(scalars)
+                        for k in range(len(operands))
+                    ],
+                )
+            ]
 
         maps = [self.broadcast_map(shape_of(v), shape) for v in tensors]
         destination = self.empty(shape, element or kinds[0])
@@ -181,7 +194,13 @@ class Lowering:
         )
 
     def reduce(
-        self, fn: Fn, initial: float | int, x: SSAValue, axes: Sequence[int], keep: bool, element: Attribute | None = None
+        self,
+        fn: Fn,
+        initial: float | int,
+        x: SSAValue,
+        axes: Sequence[int],
+        keep: bool,
+        element: Attribute | None = None,
     ) -> SSAValue:
         """Folds `axes` of `x` by `fn(scalars, element, accumulated)`, from `initial`; `keep` leaves extents of 1."""
         shape = shape_of(x)

@@ -29,9 +29,7 @@ def gemm(op: OnnxOp, build: Lowering) -> SSAValue:
         return x if factor == 1.0 else s.mul(s.constant(factor, x.type), x)
 
     if c is not None and beta != 0.0:
-        return build.elementwise(
-            lambda s, x, bias: s.add(scaled(s, x, alpha), scaled(s, bias, beta)), product, c
-        )
+        return build.elementwise(lambda s, x, bias: s.add(scaled(s, x, alpha), scaled(s, bias, beta)), product, c)
     return product if alpha == 1.0 else build.elementwise(lambda s, x: scaled(s, x, alpha), product)
 
 
@@ -136,5 +134,3 @@ def _spread(build: Lowering, bias: SSAValue, axes: list[int], shape: list[int]) 
     rank = len(shape)
     maps = [structured.dims_map(rank, list(axes)), structured.identity(rank)]
     return build.generic([bias], [build.empty(shape, element_of(bias))], maps, lambda _, args: [args[0]])[0]
-
-

@@ -12,7 +12,6 @@ from sofie.passes.lower_onnx import lowers
 from sofie.passes.lower_onnx.builder import Lowering
 from sofie.passes.lower_onnx.scalars import Scalars
 
-
 UNARY: dict[str, Callable[[Scalars, SSAValue], SSAValue]] = {
     "Exp": lambda s, x: s.unary("exp", x),
     "Identity": lambda _, x: x,

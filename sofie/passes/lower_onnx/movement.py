@@ -111,7 +111,9 @@ def _pad_axis(build: Lowering, x: SSAValue, axis: int, before: int, after: int, 
         raise SofieError(f"an empty axis cannot be padded by {mode!r}")
     if mode not in ("edge", "reflect", "wrap"):
         raise UnsupportedError(f"mode {mode!r} is not one of constant, edge, reflect, wrap")
-    source = np.pad(np.arange(extent), (max(before, 0), max(after, 0)), mode=cast(Literal["edge", "reflect", "wrap"], mode))
+    source = np.pad(
+        np.arange(extent), (max(before, 0), max(after, 0)), mode=cast(Literal["edge", "reflect", "wrap"], mode)
+    )
     source = source[max(-before, 0) : len(source) - max(-after, 0)]
     parts = [_run(build, x, axis, start, count, step) for start, count, step in _runs(source)]
     return parts[0] if len(parts) == 1 else build.concat(parts, axis)

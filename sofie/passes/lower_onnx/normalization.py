@@ -64,9 +64,7 @@ def _channel_shape(shape: tuple[int, ...]) -> list[int]:
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 
 
-def scale_and_offset(
-    scale: Array, bias: Array, mean: Array, variance: Array, epsilon: float
-) -> tuple[Floats, Floats]:
+def scale_and_offset(scale: Array, bias: Array, mean: Array, variance: Array, epsilon: float) -> tuple[Floats, Floats]:
     """The batch normalisation as x * factor + offset, computed in float64."""
     factor = scale.astype(np.float64) / np.sqrt(variance.astype(np.float64) + epsilon)
     return factor, bias.astype(np.float64) - mean.astype(np.float64) * factor

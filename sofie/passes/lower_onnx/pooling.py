@@ -6,9 +6,9 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
-from xdsl.dialects.linalg import ops as linalg
 from xdsl.dialects import arith
 from xdsl.dialects.builtin import i64
+from xdsl.dialects.linalg import ops as linalg
 from xdsl.ir import BlockArgument, SSAValue
 from xdsl.ir.affine import AffineExpr, AffineMap
 
@@ -55,9 +55,7 @@ def max_pool(op: OnnxOp, build: Lowering) -> SSAValue | Sequence[SSAValue]:
     window = build.empty(windows.kernel, kind)
     start = build.fill(lowest(kind, build.unsigned), shape, kind)
     if len(op.results) == 1:
-        return build.generic(
-            [padded, window], [start], maps, lambda s, args: [s.max(args[2], args[0])], kernel
-        )
+        return build.generic([padded, window], [start], maps, lambda s, args: [s.max(args[2], args[0])], kernel)
     position = build.fill(-1, shape, i64)
     inputs = shape_of(build.operand(0))
     column_major = op.integer("storage_order") == 1
@@ -73,9 +71,7 @@ def max_pool(op: OnnxOp, build: Lowering) -> SSAValue | Sequence[SSAValue]:
     return build.generic([padded, window], [start, position], [*maps, maps[2]], fn, kernel)
 
 
-def _flat_index(
-    s: Scalars, windows: Windows, inputs: Sequence[int], column_major: bool
-) -> tuple[SSAValue, SSAValue]:
+def _flat_index(s: Scalars, windows: Windows, inputs: Sequence[int], column_major: bool) -> tuple[SSAValue, SSAValue]:
     """Whether the window's element lies inside the unpadded input, and its flat index there (i64)."""
     spatial = list(contiguous_strides(inputs[2:]))
     if column_major:
@@ -104,7 +100,7 @@ def _flat_index(
 
 @lowers("AveragePool")
 def average_pool(op: OnnxOp, build: Lowering) -> SSAValue:
-    """The mean of each window; padding counts only if count_include_pad, overhang of ceil_mode never (AveragePool 22)."""
+    """The mean of each window; padding counts if count_include_pad, the overhang of ceil_mode never (AveragePool 22)."""
     padded, windows = _padded(op, build, 0)
     kind = element_of(padded)
     maps, kernel = _maps(windows)
@@ -118,7 +114,9 @@ def average_pool(op: OnnxOp, build: Lowering) -> SSAValue:
     return build.elementwise(lambda s, x, n: s.div(x, n), total, divisor)
 
 
-def _counts(windows: Windows, inputs: Sequence[int], include_pad: bool) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+def _counts(
+    windows: Windows, inputs: Sequence[int], include_pad: bool
+) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
     """How many elements each window averages, shape (o1, ..)."""
     axes = []
     for a in range(windows.rank):

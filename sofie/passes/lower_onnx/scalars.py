@@ -124,7 +124,9 @@ class Scalars:
             return self.compare("ne", x, self.constant(0, source))
         if is_float(kind):
             if is_float(source):
-                return self.insert((arith.ExtFOp if bytes_of(kind) > bytes_of(source) else arith.TruncFOp)(x, cast(AnyFloat, kind)))
+                return self.insert(
+                    (arith.ExtFOp if bytes_of(kind) > bytes_of(source) else arith.TruncFOp)(x, cast(AnyFloat, kind))
+                )
             unsigned = self._unsigned or source == i1
             return self.insert((arith.UIToFPOp if unsigned else arith.SIToFPOp)(x, cast(AnyFloat, kind)))
         if is_float(source):

@@ -151,6 +151,8 @@ def next_reader(members: Sequence[GenericOp]) -> GenericOp | None:
     if not outside or not isinstance(outside[0], GenericOp):
         return None
     first = outside[0]
+    if any(first.is_ancestor(user) and user is not first for m in members for r in m.results for user in users(r)):
+        return None  # it gathers: any iteration may read any element
     made: set[SSAValue] = {r for m in members for r in m.results}
     between = [op for op in list(order) if order[members[-1]] < order[op] < order[first]]
     for op in between:  # whatever depends on the group would have to move behind it

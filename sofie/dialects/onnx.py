@@ -1,7 +1,8 @@
 """The onnx dialect: one op class per live ONNX operator, built from the operator's own schema at opset 28.
 
 Operands, attributes, type constraints and documentation come from `onnx.defs`; nothing is written by hand, so no
-operator can be forgotten. Text: `%y = onnx.Gemm(%x, %w, none) {transB = 1 : i64} : (tensor<1x7xf32>, ...) -> ...`, where `none` stands for an optional operand that is absent.
+operator can be forgotten. Text: `%y = onnx.Gemm(%x, %w, none) {transB = 1 : i64} : (tensor<1x7xf32>, ...) -> ...`,
+where `none` stands for an optional operand that is absent.
 """
 
 from __future__ import annotations

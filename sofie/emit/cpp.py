@@ -313,7 +313,7 @@ class Program:
         back = names[0] if len(names) == 1 else f"{{{', '.join(f'std::move({n})' for n in names)}}}"
         default = "   Session() : Session(Weights()) {}\n" if embed else ""
         default_file = "" if embed else f" = {_string(self.name + '.dat')}"
-        return f"""// One thread's scratch memory; the weights are shared. Inference allocates only the vectors it returns.
+        return f"""// One thread's scratch memory; the weights are shared. Inference allocates only what it returns.
 class Session {{
 public:
 {default}   explicit Session(const std::string &file{default_file}) : Session(Weights(file)) {{}}

@@ -144,7 +144,7 @@ class _Bufferizer:
         for inner in new.body.walk():  # gathers read their tensors inside the body
             if isinstance(inner, tensor.ExtractOp):
                 load = memref.LoadOp.get(self.buffer(inner.tensor), list(inner.indices))
-                Rewriter.replace_op(inner, load)
+                Rewriter.replace_op(inner, [load, *_as_bool(load)] if inner.result.type == i1 else load)
         self.insert(op, new if inside else _group_of_one(new))
 
     def _fused(self, op: FusedOp, inside: bool) -> None:
@@ -254,6 +254,12 @@ def _store_bool_as_byte(body: Block) -> None:
             widened = arith.ExtUIOp(value, i8)
             body.insert_op_before(widened, last)
             last.operands[k] = widened.result
+
+
+def _as_bool(load: memref.LoadOp) -> list[Operation]:
+    """The test that turns a loaded byte into a bool."""
+    zero = arith.ConstantOp(IntegerAttr(0, i8))
+    return [zero, arith.CmpiOp(load.res, zero.result, "ne")]
 
 
 def _group_of_one(op: GenericOp) -> FusedOp:

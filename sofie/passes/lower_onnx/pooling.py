@@ -100,7 +100,7 @@ def _flat_index(s: Scalars, windows: Windows, inputs: Sequence[int], column_majo
 
 @lowers("AveragePool")
 def average_pool(op: OnnxOp, build: Lowering) -> SSAValue:
-    """The mean of each window; padding counts if count_include_pad, the overhang of ceil_mode never (AveragePool 22)."""
+    """The mean of each window; padding counts if asked, the overhang of ceil_mode never (AveragePool 22)."""
     padded, windows = _padded(op, build, 0)
     kind = element_of(padded)
     maps, kernel = _maps(windows)

@@ -45,4 +45,67 @@ template <class T> SOFIE_INLINE T wrapping_mul(T a, T b)
    return result;
 }
 
+// Integer division that never traps: by zero it gives 0, and the least integer by -1 wraps.
+template <class T> SOFIE_INLINE T quotient(T a, T b)
+{
+   constexpr bool has_sign = static_cast<T>(-1) < static_cast<T>(1);
+   if (has_sign && b == static_cast<T>(-1))
+      return wrapping_sub(T{}, a);
+   return b == T{} ? T{} : static_cast<T>(a / b);
+}
+
+template <class T> SOFIE_INLINE T remainder(T a, T b)
+{
+   constexpr bool has_sign = static_cast<T>(-1) < static_cast<T>(1);
+   return b == T{} || (has_sign && b == static_cast<T>(-1)) ? T{} : static_cast<T>(a % b);
+}
+
+// Shifts that may move every bit out.
+template <class T> SOFIE_INLINE T shift_left(T a, T b)
+{
+   return static_cast<std::size_t>(b) < 8 * sizeof(T) ? static_cast<T>(a << b) : T{};
+}
+
+template <class T> SOFIE_INLINE T shift_right(T a, T b)
+{
+   if (static_cast<std::size_t>(b) < 8 * sizeof(T))
+      return static_cast<T>(a >> b);
+   return a < T{} ? static_cast<T>(-1) : T{};
+}
+
+// What libm computes, on float and on double.
+#define SOFIE_LIBM(name, builtin)                                            \
+   SOFIE_INLINE float name(float x) { return __builtin_##builtin##f(x); }    \
+   SOFIE_INLINE double name(double x) { return __builtin_##builtin(x); }
+#define SOFIE_LIBM_2(name)                                                           \
+   SOFIE_INLINE float name(float x, float y) { return __builtin_##name##f(x, y); }   \
+   SOFIE_INLINE double name(double x, double y) { return __builtin_##name(x, y); }
+
+SOFIE_LIBM(abs, fabs)
+SOFIE_LIBM(floor, floor)
+SOFIE_LIBM(ceil, ceil)
+SOFIE_LIBM(trunc, trunc)
+SOFIE_LIBM(round_even, rint) // in the rounding mode that every program starts in
+SOFIE_LIBM(expm1, expm1)
+SOFIE_LIBM(log1p, log1p)
+SOFIE_LIBM(sin, sin)
+SOFIE_LIBM(cos, cos)
+SOFIE_LIBM(tan, tan)
+SOFIE_LIBM(asin, asin)
+SOFIE_LIBM(acos, acos)
+SOFIE_LIBM(atan, atan)
+SOFIE_LIBM(sinh, sinh)
+SOFIE_LIBM(cosh, cosh)
+SOFIE_LIBM(asinh, asinh)
+SOFIE_LIBM(acosh, acosh)
+SOFIE_LIBM(atanh, atanh)
+SOFIE_LIBM_2(pow)
+SOFIE_LIBM_2(copysign)
+
+SOFIE_INLINE float fma(float x, float y, float z) { return __builtin_fmaf(x, y, z); }
+SOFIE_INLINE double fma(double x, double y, double z) { return __builtin_fma(x, y, z); }
+
+#undef SOFIE_LIBM
+#undef SOFIE_LIBM_2
+
 } // namespace detail

@@ -56,6 +56,28 @@ _CALLS: dict[type[Operation], str] = {
     math.SqrtOp: "sqrt",
     math.TanhOp: "tanh",
     math.ErfOp: "erf",
+    math.AbsFOp: "detail::abs",
+    math.FloorOp: "detail::floor",
+    math.CeilOp: "detail::ceil",
+    math.TruncOp: "detail::trunc",
+    math.RoundEvenOp: "detail::round_even",
+    math.ExpM1Op: "detail::expm1",
+    math.Log1pOp: "detail::log1p",
+    math.SinOp: "detail::sin",
+    math.CosOp: "detail::cos",
+    math.TanOp: "detail::tan",
+    math.AsinOp: "detail::asin",
+    math.AcosOp: "detail::acos",
+    math.AtanOp: "detail::atan",
+    math.SinhOp: "detail::sinh",
+    math.CoshOp: "detail::cosh",
+    math.AsinhOp: "detail::asinh",
+    math.AcoshOp: "detail::acosh",
+    math.AtanhOp: "detail::atanh",
+    math.PowFOp: "detail::pow",
+    math.CopySignOp: "detail::copysign",
+    math.FmaOp: "detail::fma",
+    arith.ShRSIOp: "detail::shift_right",
     arith.MaxSIOp: "detail::maximum",
     arith.MinSIOp: "detail::minimum",
 }
@@ -63,8 +85,25 @@ _EXTREMA: dict[type[Operation], tuple[str, str]] = {
     arith.MaximumfOp: ("detail::maximum", "<"),
     arith.MinimumfOp: ("detail::minimum", ">"),
 }
-_UNSIGNED_CALLS: dict[type[Operation], str] = {arith.MaxUIOp: "detail::maximum", arith.MinUIOp: "detail::minimum"}
-_COMPARE_F = ["false", "==", ">", ">=", "<", "<=", "ord", "ueq", "ugt", "uge", "ult", "ule", "!=", "uno", "true"]
+_UNSIGNED_CALLS: dict[type[Operation], str] = {
+    arith.MaxUIOp: "detail::maximum",
+    arith.MinUIOp: "detail::minimum",
+    arith.ShLIOp: "detail::shift_left",
+    arith.ShRUIOp: "detail::shift_right",
+}
+_DIVISION: dict[type[Operation], tuple[str, str]] = {
+    arith.DivSIOp: ("/", "detail::quotient"),
+    arith.DivUIOp: ("/", "detail::quotient"),
+    arith.RemSIOp: ("%", "detail::remainder"),
+    arith.RemUIOp: ("%", "detail::remainder"),
+}
+_COMPARE_F = ["false", "==", ">", ">=", "<", "<=", "one", "ord", "ueq", "ugt", "uge", "ult", "ule", "!=", "uno", "true"]
+_ORDERED = {"one": "__builtin_islessgreater", "uno": "__builtin_isunordered"}
+_UNORDERED = {"ugt": "{} <= {}", "uge": "{} < {}", "ult": "{} >= {}", "ule": "{} > {}"} | {
+    "ueq": "__builtin_islessgreater({}, {})",
+    "ord": "__builtin_isunordered({}, {})",
+}
+"""Float comparisons that hold where this does not: C++ has no operator for them."""
 _COMPARE_I = ["==", "!=", "<", "<=", ">", ">=", "<", "<=", ">", ">="]
 FIRST_UNSIGNED_PREDICATE = 6
 
@@ -418,10 +457,15 @@ class KernelPrinter:
         return Expression(f"static_cast<{plain}>({inner})", ATOM)
 
     def _division(self, op: Operation) -> Expression:
-        symbol = "/" if isinstance(op, arith.DivSIOp | arith.DivUIOp) else "%"
-        if isinstance(op, arith.DivUIOp | arith.RemUIOp) and not isinstance(op.results[0].type, IndexType):
-            return self._unsigned(op, f"{{}} {symbol} {{}}")
+        """By a number that cannot trap with C++'s own operator, else by the function that never does."""
+        symbol, function = _DIVISION[type(op)]
         a, b = op.operands
+        plain = isinstance(a.type, IndexType)
+        safe = plain or (_is_constant(b) and self.text(b) not in ("0", "-1"))
+        if isinstance(op, arith.DivUIOp | arith.RemUIOp) and not plain:
+            return self._unsigned(op, f"{{}} {symbol} {{}}" if safe else f"{function}({{}}, {{}})")
+        if not safe:
+            return self._call(function, op)
         text = f"{self._spell(a).inside(13)} {symbol} {self._spell(b).inside(14)}"
         return self._narrow(text, op.results[0].type, 13)
 
@@ -436,9 +480,13 @@ class KernelPrinter:
 
     def _compare_floats(self, op: arith.CmpfOp) -> Expression:
         symbol = _COMPARE_F[op.predicate.value.data]
-        if not set(symbol) <= set("=!<>"):
-            raise SofieError(f"{blame(op)}: comparison {symbol} cannot be printed as C++")
         left, right = self._side(op.lhs, op.rhs), self._side(op.rhs, op.lhs)
+        if symbol in ("false", "true"):
+            return Expression(symbol, ATOM)
+        if symbol in _ORDERED:
+            return Expression(f"{_ORDERED[symbol]}({left.text}, {right.text})", ATOM)
+        if symbol in _UNORDERED:
+            return Expression(f"!({_UNORDERED[symbol].format(left.inside(11), right.inside(11))})", UNARY)
         return Expression(f"{left.inside(11)} {symbol} {right.inside(11)}", 10)
 
     def _compare_integers(self, op: arith.CmpiOp) -> Expression:
@@ -464,6 +512,8 @@ class KernelPrinter:
         inner = self.text(source)
         if isinstance(op, arith.ExtUIOp | arith.UIToFPOp) and source.type != IntegerType(1):
             inner = f"static_cast<{scalar_type(source.type, unsigned=True)}>({inner})"
+        if isinstance(op, arith.FPToUIOp) and isinstance(target, IntegerType):  # a negative number wraps if it can
+            inner = f"static_cast<std::{'uint64_t' if target.width.data == 64 else 'int64_t'}>({inner})"
         return Expression(f"static_cast<{scalar_type(target)}>({inner})", ATOM)
 
     def _load(self, op: memref.LoadOp) -> Expression:

@@ -254,6 +254,19 @@ class Lowering:
         maps = [self.broadcast_map(shape_of(x), shape), structured.identity(len(shape))]
         return self.generic([x], [self.empty(shape, element_of(x))], maps, lambda _, args: [args[0]])[0]
 
+    def copy(self, x: SSAValue) -> SSAValue:
+        """The same elements in a tensor that may be accumulated into."""
+        maps = [structured.identity(len(shape_of(x)))] * 2
+        return self.generic([x], [self.empty(shape_of(x), element_of(x))], maps, lambda _, args: [args[0]])[0]
+
+    def flip(self, x: SSAValue, axes: Sequence[int]) -> SSAValue:
+        """`numpy.flip`; a constant is re-laid when compiling."""
+        if (array := self.known(x)) is not None:
+            return self.weight(self._weight_name(x), np.ascontiguousarray(np.flip(array, tuple(axes))))
+        shape = shape_of(x)
+        offsets = [e - 1 if a in axes else 0 for a, e in enumerate(shape)]
+        return self.slice(x, offsets, shape, [-1 if a in axes else 1 for a in range(len(shape))])
+
     def slice(
         self, x: SSAValue, offsets: Sequence[int], sizes: Sequence[int], strides: Sequence[int] | None = None
     ) -> SSAValue:
@@ -274,11 +287,14 @@ class Lowering:
         maps = [structured.dims_map(rank, walk), structured.identity(rank)]
         return self.generic([x], [self.empty(sizes, element_of(x))], maps, lambda _, args: [args[0]])[0]
 
-    def insert_slice(self, x: SSAValue, into: SSAValue, offsets: Sequence[int]) -> SSAValue:
-        """`into` with the part at `offsets` replaced by `x`."""
+    def insert_slice(
+        self, x: SSAValue, into: SSAValue, offsets: Sequence[int], strides: Sequence[int] | None = None
+    ) -> SSAValue:
+        """`into` with the part at `offsets`, every `strides`-th element of it, replaced by `x`."""
         if math.prod(shape_of(x)) == 0:
             return into
-        return self.insert(tensor.InsertSliceOp.from_static_parameters(x, into, list(offsets), list(shape_of(x))))
+        steps = list(strides or [1] * len(offsets))
+        return self.insert(tensor.InsertSliceOp.from_static_parameters(x, into, list(offsets), shape_of(x), steps))
 
     def concat(self, parts: Sequence[SSAValue], axis: int) -> SSAValue:
         """`numpy.concatenate`."""

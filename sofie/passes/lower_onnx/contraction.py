@@ -1,6 +1,8 @@
-"""Sums of products: Gemm, MatMul and Conv of any rank are one `linalg.generic` each, with different maps."""
+"""Sums of products: Gemm, MatMul, Conv and a step of Einsum are one `linalg.generic` each, with different maps."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from xdsl.ir import SSAValue
 from xdsl.ir.affine import AffineExpr
@@ -8,6 +10,7 @@ from xdsl.ir.affine import AffineExpr
 from sofie import structured
 from sofie.dialects.onnx import OnnxOp
 from sofie.dialects.types import element_of, shape_of
+from sofie.errors import SofieError
 from sofie.passes.lower_onnx import lowers
 from sofie.passes.lower_onnx.builder import Lowering
 from sofie.passes.lower_onnx.scalars import Scalars
@@ -134,3 +137,137 @@ def _spread(build: Lowering, bias: SSAValue, axes: list[int], shape: list[int]) 
     rank = len(shape)
     maps = [structured.dims_map(rank, list(axes)), structured.identity(rank)]
     return build.generic([bias], [build.empty(shape, element_of(bias))], maps, lambda _, args: [args[0]])[0]
+
+
+@lowers("ConvTranspose")
+def conv_transpose(op: OnnxOp, build: Lowering) -> SSAValue:
+    """The transpose of a convolution: one over x spread by its strides, the kernel flipped (ConvTranspose 22)."""
+    x, w, bias = build.operand(0), build.operand(1), build.optional(2)
+    batch, channels, *inputs = shape_of(x)
+    _, per_group, *kernel = shape_of(w)
+    rank, groups, outputs = len(inputs), op.integer("group"), build.result_shape()[2:]
+    ones = (1,) * rank
+    strides, dilations = op.ints("strides", ones) or ones, op.ints("dilations", ones) or ones
+    reach = [(k - 1) * d for k, d in zip(kernel, dilations, strict=True)]
+    spread = [(i - 1) * s + 1 for i, s in zip(inputs, strides, strict=True)]
+    before = [r - p for r, p in zip(reach, _cut_before(op, inputs, strides, reach, outputs), strict=True)]
+    after = [o + r - e - b for o, r, e, b in zip(outputs, reach, spread, before, strict=True)]
+    padded = _spread_and_pad(build, x, strides, before, after)
+    windows = Windows(tuple(kernel), ones, tuple(dilations), (0,) * rank, (0,) * rank, outputs)
+    flipped = _transposed_kernel(build, w, groups)
+    result = _convolution(build, padded, flipped, bias, windows, batch, channels, groups)
+    return build.reshape(result, build.result_shape())
+
+
+def _cut_before(
+    op: OnnxOp, inputs: Sequence[int], strides: Sequence[int], reach: Sequence[int], outputs: Sequence[int]
+) -> list[int]:
+    """Elements cut off in front of each axis of the full result: `pads`, or what `output_shape` and auto_pad leave."""
+    rank, mode = len(inputs), op.string("auto_pad", "NOTSET")
+    if mode in ("NOTSET", "VALID") and not op.ints("output_shape"):
+        pads = op.ints("pads") if mode == "NOTSET" else None
+        return list(pads or [0] * rank)[:rank]
+    extra = op.ints("output_padding", [0] * rank) or (0,) * rank
+    full = [(i - 1) * s + e + r + 1 for i, s, e, r in zip(inputs, strides, extra, reach, strict=True)]
+    totals = [max(f - o, 0) for f, o in zip(full, outputs, strict=True)]
+    return [t // 2 if mode == "SAME_UPPER" else t - t // 2 for t in totals]
+
+
+def _spread_and_pad(
+    build: Lowering, x: SSAValue, strides: Sequence[int], before: Sequence[int], after: Sequence[int]
+) -> SSAValue:
+    """x with strides - 1 zeros between its elements and zeros around them; negative amounts cut."""
+    shape = shape_of(x)
+    steps = [1, 1, *strides]
+    spread = [(e - 1) * s + 1 for e, s in zip(shape, steps, strict=True)]
+    if spread != list(shape):
+        x = build.insert_slice(x, build.fill(0, spread, element_of(x)), [0] * len(shape), steps)
+    return build.pad(x, [0, 0, *before], [0, 0, *after], 0)
+
+
+def _transposed_kernel(build: Lowering, w: SSAValue, groups: int) -> SSAValue:
+    """The kernel (in, out / groups, k..) as Conv wants it: (out, in / groups, k..), flipped along k."""
+    channels, per_group, *kernel = shape_of(w)
+    apart = build.reshape(w, [groups, channels // groups, per_group, *kernel])
+    swapped = build.transpose(apart, [0, 2, 1, *range(3, 3 + len(kernel))])
+    joined = build.reshape(swapped, [groups * per_group, channels // groups, *kernel])
+    return build.flip(joined, range(2, 2 + len(kernel)))
+
+
+Term = tuple[SSAValue, list[str]]
+"""An operand of an Einsum with one name an axis, no name twice."""
+
+
+@lowers("Einsum")
+def einsum(op: OnnxOp, build: Lowering) -> SSAValue:
+    """`numpy.einsum`: products over named axes, summed over those that the result lacks (Einsum 12).
+
+    Operands are joined from the left, and an axis is summed as soon as nothing to come needs it.
+    """
+    values = [build.operand(k) for k in range(len(build.operands))]
+    names, result = _parse(op.string("equation"), [len(shape_of(v)) for v in values])
+    terms = [_distinct(build, v, axes) for v, axes in zip(values, names, strict=True)]
+    extents: dict[str, int] = {}
+    for value, axes in terms:
+        for name, extent in zip(axes, shape_of(value), strict=True):
+            if extents.setdefault(name, extent) == 1:
+                extents[name] = extent
+    while len(terms) > 2:
+        needed = {*result, *(name for _, axes in terms[2:] for name in axes)}
+        here = {*terms[0][1], *terms[1][1]}
+        kept = sorted(here & needed)
+        terms = [(_product(build, terms[:2], kept, extents), kept), *terms[2:]]
+    return _product(build, terms, result, extents)
+
+
+def _parse(equation: str, ranks: Sequence[int]) -> tuple[list[list[str]], list[str]]:
+    """The names of every operand's axes and of the result's; those under an ellipsis are 0, 1, .. from the back."""
+    left, arrow, right = equation.replace(" ", "").partition("->")
+    terms = left.split(",")
+    if len(terms) != len(ranks):
+        raise SofieError(f"equation {equation!r} does not have one term for each of {len(ranks)} operands")
+    widest = max((r - len(t.replace("...", "")) for t, r in zip(terms, ranks, strict=True) if "..." in t), default=0)
+    names = [_axis_names(t, r - len(t.replace("...", ""))) for t, r in zip(terms, ranks, strict=True)]
+    if any(len(axes) != rank for axes, rank in zip(names, ranks, strict=True)):
+        raise SofieError(f"equation {equation!r} does not fit operands of ranks {list(ranks)}")
+    if arrow:
+        return names, _axis_names(right, widest)
+    letters = left.replace(",", "").replace("...", "")
+    return names, _axis_names("..." + "".join(sorted(c for c in set(letters) if letters.count(c) == 1)), widest)
+
+
+def _axis_names(term: str, covered: int) -> list[str]:
+    """One name an axis; an ellipsis covers `covered` of them, counted from its back."""
+    front, dots, back = term.partition("...")
+    return [*front, *(str(k) for k in reversed(range(covered)) if dots), *back]
+
+
+def _distinct(build: Lowering, x: SSAValue, names: list[str]) -> Term:
+    """The operand with the diagonal taken where a name stands twice."""
+    unique = list(dict.fromkeys(names))
+    if unique == names:
+        return x, names
+    shape = [shape_of(x)[names.index(name)] for name in unique]
+    maps = [
+        structured.dims_map(len(unique), [unique.index(name) for name in names]),
+        structured.identity(len(unique)),
+    ]
+    return build.generic([x], [build.empty(shape, element_of(x))], maps, lambda _, args: [args[0]])[0], unique
+
+
+def _product(build: Lowering, terms: Sequence[Term], result: Sequence[str], extents: dict[str, int]) -> SSAValue:
+    """The product of one or two terms over the axes of `result`, summed over all others."""
+    summed = [n for n in dict.fromkeys(n for _, axes in terms for n in axes) if n not in result]
+    names = [*result, *summed]
+    shape, rank = [extents[n] for n in result], len(names)
+
+    def read(term: Term) -> list[int | AffineExpr | None]:
+        pairs = zip(term[1], shape_of(term[0]), strict=True)
+        return [None if extent == 1 != extents[n] else names.index(n) for n, extent in pairs]
+
+    start = build.fill(0, shape, element_of(terms[0][0]))
+    maps = [*(structured.dims_map(rank, read(t)) for t in terms), structured.dims_map(rank, list(range(len(result))))]
+    reduce = range(len(result), rank)
+    if len(terms) == 2:
+        return build.contract(terms[0][0], terms[1][0], start, maps, reduce)
+    return build.generic([terms[0][0]], [start], maps, lambda s, args: [s.add(args[1], args[0])], reduce)[0]

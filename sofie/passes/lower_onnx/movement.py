@@ -9,6 +9,7 @@ from typing import Literal, cast
 import numpy as np
 from xdsl.ir import SSAValue
 
+from sofie import structured
 from sofie.dialects.onnx import OnnxOp
 from sofie.dialects.types import element_of, shape_of
 from sofie.errors import SofieError, UnsupportedError
@@ -70,6 +71,61 @@ def slice_(op: OnnxOp, build: Lowering) -> SSAValue:
 def _backward_end(end: int, extent: int, step: int) -> int | None:
     """Python's end of a slice: walking backwards, an end before the first element means "through the first"."""
     return None if step < 0 and end < -extent else end
+
+
+@lowers("Expand")
+def expand(op: OnnxOp, build: Lowering) -> SSAValue:
+    """Broadcast with a shape, in both directions (Expand 13)."""
+    return build.broadcast(build.operand(0), build.result_shape())
+
+
+@lowers("Split")
+def split(op: OnnxOp, build: Lowering) -> Sequence[SSAValue]:
+    """Slices along an axis, of the lengths given or of equal ones and a shorter last (Split 18)."""
+    x = build.operand(0)
+    axis, offset, parts = build.axis("axis", len(shape_of(x))), 0, []
+    for k in range(len(op.results)):
+        sizes = build.result_shape(k)
+        parts.append(build.slice(x, [offset if a == axis else 0 for a in range(len(sizes))], sizes))
+        offset += sizes[axis]
+    return parts
+
+
+@lowers("Tile")
+def tile(op: OnnxOp, build: Lowering) -> SSAValue:
+    """`numpy.tile`, one factor an axis: the result as (r0, d0, r1, d1, ..) reads x at (d0, d1, ..) (Tile 13)."""
+    x = build.operand(0)
+    shape, result = shape_of(x), build.result_shape()
+    if math.prod(result) == 0 or shape == result:
+        return build.broadcast(x, result) if shape == result else build.empty(result, element_of(x))
+    pairs = [e for d, r in zip(shape, result, strict=True) for e in (r // d, d)]
+    maps = [structured.dims_map(len(pairs), list(range(1, len(pairs), 2))), structured.identity(len(pairs))]
+    repeated = build.generic([x], [build.empty(pairs, element_of(x))], maps, lambda _, args: [args[0]])[0]
+    return build.reshape(repeated, result)
+
+
+@lowers("DepthToSpace")
+def depth_to_space(op: OnnxOp, build: Lowering) -> SSAValue:
+    """Channels become blocks of pixels, block first (DCR) or channel first (CRD) (DepthToSpace 13)."""
+    x, block = build.operand(0), op.integer("blocksize")
+    n, c, h, w = shape_of(x)
+    left = c // block**2
+    if op.string("mode") == "CRD":
+        x, order = build.reshape(x, [n, left, block, block, h, w]), [0, 1, 4, 2, 5, 3]
+    else:
+        x, order = build.reshape(x, [n, block, block, left, h, w]), [0, 3, 4, 1, 5, 2]
+    return build.reshape(build.transpose(x, order), [n, left, h * block, w * block])
+
+
+@lowers("SpaceToDepth")
+def space_to_depth(op: OnnxOp, build: Lowering) -> SSAValue:
+    """Blocks of pixels become channels, block first (DCR) or channel first (CRD) (SpaceToDepth 13)."""
+    x, block = build.operand(0), op.integer("blocksize")
+    n, c, h, w = shape_of(x)
+    blocks = build.reshape(x, [n, c, h // block, block, w // block, block])
+    order = [0, 1, 3, 5, 2, 4] if op.string("mode", "DCR") == "CRD" else [0, 3, 5, 1, 2, 4]
+    moved = build.transpose(blocks, order)
+    return build.reshape(moved, [n, c * block**2, h // block, w // block])
 
 
 @lowers("Pad")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from xdsl.ir import SSAValue
+from xdsl.ir import Attribute, SSAValue
 
 from sofie.dialects.onnx import OnnxOp
 from sofie.dialects.types import element_of, shape_of
 from sofie.errors import UnsupportedError
 from sofie.passes.lower_onnx import lowers
 from sofie.passes.lower_onnx.builder import Lowering
+from sofie.passes.lower_onnx.reduction import position_of_extremum
 from sofie.passes.lower_onnx.scalars import Scalars
 from sofie.weights import Array
 
@@ -29,6 +30,39 @@ def softmax(op: OnnxOp, build: Lowering) -> SSAValue:
     powers = build.elementwise(lambda s, v, m: s.unary("exp", s.sub(v, m)), x, largest)
     total = build.reduce(lambda s, v, acc: s.add(acc, v), 0, powers, [axis], keep=True)
     return build.elementwise(lambda s, v, t: s.div(v, t), powers, total)
+
+
+@lowers("LogSoftmax")
+def log_softmax(op: OnnxOp, build: Lowering) -> SSAValue:
+    """x - max - log(sum(exp(x - max))) along one axis: no logarithm of a small quotient (LogSoftmax 13)."""
+    x = build.operand(0)
+    axis = build.axis("axis", len(shape_of(x)))
+    if not shape_of(x):
+        return build.fill(0, (), element_of(x))
+    if 0 in shape_of(x):
+        return x
+    largest = build.reduce(lambda s, v, acc: s.max(acc, v), -math.inf, x, [axis], keep=True)
+    shifted = build.elementwise(lambda s, v, m: s.sub(v, m), x, largest)
+    powers = build.elementwise(lambda s, v: s.unary("exp", v), shifted)
+    total = build.reduce(lambda s, v, acc: s.add(acc, v), 0, powers, [axis], keep=True)
+    return build.elementwise(lambda s, v, t: s.sub(v, s.unary("log", t)), shifted, total)
+
+
+@lowers("Hardmax")
+def hardmax(op: OnnxOp, build: Lowering) -> SSAValue:
+    """1 at the first maximum along one axis and 0 elsewhere (Hardmax 13)."""
+    x = build.operand(0)
+    shape, kind = shape_of(x), element_of(x)
+    axis = build.axis("axis", len(shape))
+    if not shape:
+        return build.fill(1, (), kind)
+    best = position_of_extremum(build, x, axis, largest=True, last=False)
+    places = np.arange(shape[axis], dtype=np.int64).reshape([-1 if a == axis else 1 for a in range(len(shape))])
+
+    def fn(s: Scalars, place: SSAValue, at: SSAValue) -> SSAValue:
+        return s.select(s.compare("eq", place, at), s.constant(1, kind), s.constant(0, kind))
+
+    return build.elementwise(fn, build.weight("positions", places), best, element=kind)
 
 
 @lowers("BatchNormalization")
@@ -54,6 +88,74 @@ def batch_normalization(op: OnnxOp, build: Lowering) -> SSAValue:
         return s.add(s.mul(g, s.div(s.sub(v, m), deviation)), b)
 
     return build.elementwise(fn, x, scale, bias, mean, variance)
+
+
+@lowers("LayerNormalization")
+def layer_normalization(op: OnnxOp, build: Lowering) -> list[SSAValue]:
+    """(x - mean) / sqrt(var + epsilon) * scale + bias over the axes from `axis` on (LayerNormalization 17)."""
+    x = build.operand(0)
+    rank = len(shape_of(x))
+    axes = list(range(build.axis("axis", rank), rank))
+    mean, centered = _centered(build, x, axes)
+    inverse = _inverse_deviation(build, centered, axes, op.real("epsilon"))
+    y = _scaled(build, centered, inverse, build.operand(1), build.optional(2))
+    kinds = [build.result_element(k) for k in range(1, len(op.results))]
+    statistics = zip((mean, inverse), kinds, strict=False)
+    return [y, *(_cast(build, value, kind) for value, kind in statistics)]
+
+
+@lowers("RMSNormalization")
+def rms_normalization(op: OnnxOp, build: Lowering) -> SSAValue:
+    """x / sqrt(mean(x^2) + epsilon) * scale over the axes from `axis` on (RMSNormalization 23)."""
+    x = build.operand(0)
+    rank = len(shape_of(x))
+    axes = list(range(build.axis("axis", rank), rank))
+    return _scaled(build, x, _inverse_deviation(build, x, axes, op.real("epsilon")), build.operand(1), None)
+
+
+@lowers("InstanceNormalization")
+def instance_normalization(op: OnnxOp, build: Lowering) -> SSAValue:
+    """(x - mean) / sqrt(var + epsilon) * scale + bias per instance and channel (InstanceNormalization 22)."""
+    x = build.operand(0)
+    shape = shape_of(x)
+    scale, bias = (build.reshape(build.operand(k), _channel_shape(shape)) for k in (1, 2))
+    axes = list(range(2, len(shape)))
+    _, centered = _centered(build, x, axes)
+    return _scaled(build, centered, _inverse_deviation(build, centered, axes, op.real("epsilon")), scale, bias)
+
+
+def _centered(build: Lowering, x: SSAValue, axes: list[int]) -> tuple[SSAValue, SSAValue]:
+    """The mean over `axes`, extents kept as 1, and x without it."""
+    count = math.prod(shape_of(x)[a] for a in axes)
+    total = build.reduce(lambda s, v, acc: s.add(acc, v), 0, x, axes, keep=True)
+    mean = build.elementwise(lambda s, v: s.div(v, s.constant(count, v.type)), total)
+    return mean, build.elementwise(lambda s, v, m: s.sub(v, m), x, mean)
+
+
+def _inverse_deviation(build: Lowering, x: SSAValue, axes: list[int], epsilon: float) -> SSAValue:
+    """1 / sqrt(mean(x^2) + epsilon) over `axes`, extents kept as 1."""
+    count = math.prod(shape_of(x)[a] for a in axes)
+    total = build.reduce(lambda s, v, acc: s.add(acc, s.mul(v, v)), 0, x, axes, keep=True)
+
+    def fn(s: Scalars, v: SSAValue) -> SSAValue:
+        mean = s.div(v, s.constant(count, v.type))
+        return s.div(s.constant(1, v.type), s.unary("sqrt", s.add(mean, s.constant(epsilon, v.type))))
+
+    return build.elementwise(fn, total)
+
+
+def _scaled(build: Lowering, x: SSAValue, inverse: SSAValue, scale: SSAValue, bias: SSAValue | None) -> SSAValue:
+    """x * inverse * scale + bias."""
+
+    def fn(s: Scalars, v: SSAValue, i: SSAValue, g: SSAValue, *b: SSAValue) -> SSAValue:
+        scaled = s.mul(s.mul(v, i), s.cast(g, v.type))
+        return s.add(scaled, s.cast(b[0], v.type)) if b else scaled
+
+    return build.elementwise(fn, x, inverse, scale, *([] if bias is None else [bias]))
+
+
+def _cast(build: Lowering, x: SSAValue, kind: Attribute) -> SSAValue:
+    return x if element_of(x) == kind else build.elementwise(lambda s, v: s.cast(v, kind), x, element=kind)
 
 
 def _channel_shape(shape: tuple[int, ...]) -> list[int]:

@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 
 import numpy as np
-from xdsl.dialects import arith
+from xdsl.dialects import arith, math
 from xdsl.dialects.builtin import i64
 from xdsl.dialects.linalg import ops as linalg
 from xdsl.ir import BlockArgument, SSAValue
@@ -137,3 +137,52 @@ def global_average_pool(op: OnnxOp, build: Lowering) -> SSAValue:
     total = build.reduce(lambda s, v, acc: s.add(acc, v), 0, x, range(2, len(shape)), keep=True)
     count = int(np.prod(shape[2:]))
     return build.elementwise(lambda s, v: s.div(v, s.constant(count, kind)), total)
+
+
+@lowers("GlobalMaxPool")
+def global_max_pool(op: OnnxOp, build: Lowering) -> SSAValue:
+    """The largest element over all spatial axes, which stay with extent 1 (GlobalMaxPool 22)."""
+    x = build.operand(0)
+    least = lowest(element_of(x), build.unsigned)
+    return build.reduce(lambda s, v, acc: s.max(acc, v), least, x, range(2, len(shape_of(x))), keep=True)
+
+
+@lowers("GlobalLpPool")
+def global_lp_pool(op: OnnxOp, build: Lowering) -> SSAValue:
+    """The p-norm over all spatial axes, which stay with extent 1 (GlobalLpPool 22)."""
+    x, p = build.operand(0), op.integer("p")
+
+    def fn(s: Scalars, v: SSAValue, acc: SSAValue) -> SSAValue:
+        return s.add(acc, _power(s, v, p))
+
+    return _root(build, build.reduce(fn, 0, x, range(2, len(shape_of(x))), keep=True), p)
+
+
+@lowers("LpPool")
+def lp_pool(op: OnnxOp, build: Lowering) -> SSAValue:
+    """The p-norm of each window; padding counts as zero (LpPool 22)."""
+    padded, windows = _padded(op, build, 0)
+    kind, p = element_of(padded), op.integer("p")
+    maps, kernel = _maps(windows)
+    start, window = build.fill(0, build.result_shape(), kind), build.empty(windows.kernel, kind)
+
+    def fn(s: Scalars, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
+        return [s.add(args[2], _power(s, args[0], p))]
+
+    return _root(build, build.generic([padded, window], [start], maps, fn, kernel)[0], p)
+
+
+def _power(s: Scalars, x: SSAValue, p: int) -> SSAValue:
+    """|x| ** p."""
+    if p == 2:
+        return s.mul(x, x)
+    return s.abs(x) if p == 1 else s.insert(math.PowFOp(s.abs(x), s.constant(p, x.type)))
+
+
+def _root(build: Lowering, x: SSAValue, p: int) -> SSAValue:
+    """x ** (1 / p)."""
+    if p == 1:
+        return x
+    if p == 2:
+        return build.elementwise(lambda s, v: s.unary("sqrt", v), x)
+    return build.elementwise(lambda s, v: s.insert(math.PowFOp(v, s.constant(1 / p, v.type))), x)

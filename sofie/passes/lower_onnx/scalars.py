@@ -23,19 +23,29 @@ _FLOAT: dict[str, Binary] = {
     "max": arith.MaximumfOp,
     "min": arith.MinimumfOp,
     "pow": math.PowFOp,
+    "copysign": math.CopySignOp,
 }
 _SIGNED: dict[str, Binary] = {
     "add": arith.AddiOp,
     "sub": arith.SubiOp,
     "mul": arith.MuliOp,
     "div": arith.DivSIOp,
+    "rem": arith.RemSIOp,
     "max": arith.MaxSIOp,
     "min": arith.MinSIOp,
     "and": arith.AndIOp,
     "or": arith.OrIOp,
     "xor": arith.XOrIOp,
+    "shl": arith.ShLIOp,
+    "shr": arith.ShRSIOp,
 }
-_UNSIGNED: dict[str, Binary] = _SIGNED | {"div": arith.DivUIOp, "max": arith.MaxUIOp, "min": arith.MinUIOp}
+_UNSIGNED: dict[str, Binary] = _SIGNED | {
+    "div": arith.DivUIOp,
+    "rem": arith.RemUIOp,
+    "max": arith.MaxUIOp,
+    "min": arith.MinUIOp,
+    "shr": arith.ShRUIOp,
+}
 _FLOAT_PREDICATE = {"lt": "olt", "le": "ole", "gt": "ogt", "ge": "oge", "eq": "oeq", "ne": "une"}
 _SIGNED_PREDICATE = {"lt": "slt", "le": "sle", "gt": "sgt", "ge": "sge", "eq": "eq", "ne": "ne"}
 _UNSIGNED_PREDICATE = {"lt": "ult", "le": "ule", "gt": "ugt", "ge": "uge", "eq": "eq", "ne": "ne"}
@@ -45,11 +55,24 @@ _UNARY: dict[str, Callable[[SSAValue], Operation]] = {
     "sqrt": math.SqrtOp,
     "tanh": math.TanhOp,
     "erf": math.ErfOp,
+    "expm1": math.ExpM1Op,
+    "log1p": math.Log1pOp,
+    "abs": math.AbsFOp,
     "floor": math.FloorOp,
     "ceil": math.CeilOp,
+    "trunc": math.TruncOp,
     "round": math.RoundEvenOp,
     "sin": math.SinOp,
     "cos": math.CosOp,
+    "tan": math.TanOp,
+    "asin": math.AsinOp,
+    "acos": math.AcosOp,
+    "atan": math.AtanOp,
+    "sinh": math.SinhOp,
+    "cosh": math.CoshOp,
+    "asinh": math.AsinhOp,
+    "acosh": math.AcoshOp,
+    "atanh": math.AtanhOp,
 }
 
 
@@ -59,6 +82,11 @@ class Scalars:
     def __init__(self, builder: Builder, unsigned: bool = False) -> None:
         self._builder = builder
         self._unsigned = unsigned
+
+    @property
+    def unsigned(self) -> bool:
+        """How the body reads its integers."""
+        return self._unsigned
 
     def insert(self, op: Operation) -> SSAValue:
         """Inserts any op of one result."""
@@ -92,6 +120,10 @@ class Scalars:
         """The smaller; NaN if either is NaN."""
         return self._binary("min", a, b)
 
+    def binary(self, name: str, a: SSAValue, b: SSAValue) -> SSAValue:
+        """`pow|copysign` of floats; `rem|and|or|xor|shl|shr` of integers: rem has a's sign, shr knows the sign."""
+        return self._binary(name, a, b)
+
     def unary(self, name: str, x: SSAValue) -> SSAValue:
         """An elementary function of the `math` dialect by its name."""
         return self.insert(_UNARY[name](x))
@@ -99,6 +131,12 @@ class Scalars:
     def neg(self, x: SSAValue) -> SSAValue:
         """-x."""
         return self.insert(arith.NegfOp(x)) if is_float(x.type) else self.sub(self.constant(0, x.type), x)
+
+    def abs(self, x: SSAValue) -> SSAValue:
+        """|x|; the least integer stays itself."""
+        if is_float(x.type):
+            return self.unary("abs", x)
+        return x if self._unsigned or x.type == i1 else self.max(x, self.neg(x))
 
     def compare(self, predicate: str, a: SSAValue, b: SSAValue) -> SSAValue:
         """a `lt|le|gt|ge|eq|ne` b as i1; false (but for `ne`) where a float is NaN."""
@@ -115,9 +153,12 @@ class Scalars:
         """A scalar of type `kind`."""
         return self.insert(constant_op(value, kind))
 
-    def cast(self, x: SSAValue, kind: Attribute, unsigned_target: bool = False) -> SSAValue:
+    def cast(
+        self, x: SSAValue, kind: Attribute, unsigned_target: bool = False, unsigned_source: bool | None = None
+    ) -> SSAValue:
         """x as another type, as C converts: floats truncate, integers wrap, bool is x != 0."""
         source = x.type
+        unsigned = source == i1 or (self._unsigned if unsigned_source is None else unsigned_source)
         if source == kind:
             return x
         if kind == i1:
@@ -127,14 +168,13 @@ class Scalars:
                 return self.insert(
                     (arith.ExtFOp if bytes_of(kind) > bytes_of(source) else arith.TruncFOp)(x, cast(AnyFloat, kind))
                 )
-            unsigned = self._unsigned or source == i1
             return self.insert((arith.UIToFPOp if unsigned else arith.SIToFPOp)(x, cast(AnyFloat, kind)))
         if is_float(source):
             return self.insert((arith.FPToUIOp if unsigned_target else arith.FPToSIOp)(x, cast(IntegerType, kind)))
         assert isinstance(kind, IntegerType) and isinstance(source, IntegerType)
         if kind.width.data < source.width.data:
             return self.insert(arith.TruncIOp(x, kind))
-        return self.insert((arith.ExtUIOp if self._unsigned or source == i1 else arith.ExtSIOp)(x, kind))
+        return self.insert((arith.ExtUIOp if unsigned else arith.ExtSIOp)(x, kind))
 
     def sigmoid(self, x: SSAValue) -> SSAValue:
         """1 / (1 + exp(-x)): exact at both ends, since exp overflows to infinity and 1 / inf is 0."""

@@ -1,0 +1,263 @@
+"""Operators that read or write where an index tensor says: gathers, scatters, orderings along an axis.
+
+A gather reads its data with `tensor.extract` inside the body. A scatter walks its result and looks through the updates
+for those that land there, so that no iteration writes what another one writes. Indices count from the end where they
+are negative; what lies outside is the caller's error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from xdsl.dialects import arith, tensor
+from xdsl.dialects.builtin import IndexType, i1, i64
+from xdsl.dialects.linalg import ops as linalg
+from xdsl.ir import BlockArgument, SSAValue
+from xdsl.ir.affine import AffineExpr, AffineMap
+
+from sofie import structured
+from sofie.dialects.onnx import OnnxOp
+from sofie.dialects.types import element_of, is_float, shape_of
+from sofie.errors import UnsupportedError
+from sofie.passes.lower_onnx import lowers
+from sofie.passes.lower_onnx.builder import Lowering
+from sofie.passes.lower_onnx.scalars import Scalars
+
+_INDEX = IndexType()
+
+
+def loop(s: Scalars, dimension: int) -> SSAValue:
+    """The variable of a loop, of type index."""
+    return s.insert(linalg.IndexOp(dimension))
+
+
+def position(s: Scalars, index: SSAValue, extent: int) -> SSAValue:
+    """An element of an index tensor as a position (of type index) on an axis of `extent`."""
+    here = s.insert(arith.IndexCastOp(index, _INDEX))
+    behind = s.insert(arith.CmpiOp(here, s.constant(0, _INDEX), "slt"))
+    return s.select(behind, s.insert(arith.AddiOp(here, s.constant(extent, _INDEX))), here)
+
+
+def same(s: Scalars, a: SSAValue, b: SSAValue) -> SSAValue:
+    """Whether two integers or indices are equal."""
+    return s.insert(arith.CmpiOp(a, b, "eq"))
+
+
+Where = Callable[[Scalars, tuple[BlockArgument, ...]], Sequence[SSAValue]]
+
+
+def gather_at(
+    build: Lowering, data: SSAValue, shape: Sequence[int], inputs: Sequence[tuple[SSAValue, AffineMap]], where: Where
+) -> SSAValue:
+    """A tensor of `shape` whose elements are data[where(scalars, elements of the inputs)]."""
+    kind = element_of(data)
+
+    def fn(s: Scalars, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
+        return [s.insert(tensor.ExtractOp(data, where(s, args), kind))]
+
+    maps = [*(m for _, m in inputs), structured.identity(len(shape))]
+    return build.generic([v for v, _ in inputs], [build.empty(shape, kind)], maps, fn)[0]
+
+
+@lowers("Gather")
+def gather(op: OnnxOp, build: Lowering) -> SSAValue:
+    """y[.., i.., ..] = x[.., indices[i..], ..]: slabs of x picked along an axis (Gather 13)."""
+    x, indices = build.operand(0), build.operand(1)
+    shape, picked = shape_of(x), len(shape_of(indices))
+    axis = build.axis("axis", len(shape))
+    rank = len(shape) - 1 + picked
+    read = structured.dims_map(rank, list(range(axis, axis + picked)))
+
+    def where(s: Scalars, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
+        before = [loop(s, d) for d in range(axis)]
+        return [*before, position(s, args[0], shape[axis]), *(loop(s, d) for d in range(axis + picked, rank))]
+
+    return gather_at(build, x, build.result_shape(), [(indices, read)], where)
+
+
+@lowers("GatherElements")
+def gather_elements(op: OnnxOp, build: Lowering) -> SSAValue:
+    """y[i, j] = x[indices[i, j], j] for axis 0, and so on for the others (GatherElements 13)."""
+    x, indices = build.operand(0), build.operand(1)
+    shape = shape_of(x)
+    axis = build.axis("axis", len(shape))
+
+    def where(s: Scalars, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
+        return [position(s, args[0], e) if a == axis else loop(s, a) for a, e in enumerate(shape)]
+
+    return gather_at(build, x, build.result_shape(), [(indices, structured.identity(len(shape)))], where)
+
+
+@lowers("GatherND")
+def gather_nd(op: OnnxOp, build: Lowering) -> SSAValue:
+    """Slabs of x at the coordinates in the last axis of indices, batch by batch (GatherND 13)."""
+    x, indices = build.operand(0), build.operand(1)
+    shape, (*lead, depth) = shape_of(x), shape_of(indices)
+    batches, rank = op.integer("batch_dims"), len(build.result_shape())
+    reads = [_coordinate(rank, len(lead), k) for k in range(depth)]
+
+    def where(s: Scalars, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
+        coordinates = [position(s, args[k], shape[batches + k]) for k in range(depth)]
+        rest = [loop(s, d) for d in range(len(lead), rank)]
+        return [*(loop(s, d) for d in range(batches)), *coordinates, *rest]
+
+    return gather_at(build, x, build.result_shape(), [(indices, read) for read in reads], where)
+
+
+def _coordinate(rank: int, lead: int, k: int, first: int = 0) -> AffineMap:
+    """The map (.., d[first], .., d[first + lead - 1], ..) -> (d[first].., k) that reads one coordinate."""
+    return structured.dims_map(rank, [*range(first, first + lead), AffineExpr.constant(k)])
+
+
+@lowers("ReverseSequence")
+def reverse_sequence(op: OnnxOp, build: Lowering) -> SSAValue:
+    """The first sequence_lens[b] steps of each sequence b in reverse order (ReverseSequence 10)."""
+    x, lengths = build.operand(0), build.operand(1)
+    rank = len(shape_of(x))
+    time, batch = build.axis("time_axis", rank), build.axis("batch_axis", rank)
+
+    def where(s: Scalars, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
+        step, length = loop(s, time), s.insert(arith.IndexCastOp(args[0], _INDEX))
+        last = s.insert(arith.SubiOp(length, s.constant(1, _INDEX)))
+        mirrored = s.insert(arith.SubiOp(last, step))
+        turned = s.select(s.insert(arith.CmpiOp(step, length, "slt")), mirrored, step)
+        return [turned if a == time else loop(s, a) for a in range(rank)]
+
+    return gather_at(build, x, shape_of(x), [(lengths, structured.dims_map(rank, [batch]))], where)
+
+
+# -- scatters ----------------------------------------------------------------------------------------------------
+
+
+def _combine(op: OnnxOp) -> Callable[[Scalars, SSAValue, SSAValue], SSAValue]:
+    """How an update joins the element (old, update) -> new that it lands on."""
+    table: dict[str, Callable[[Scalars, SSAValue, SSAValue], SSAValue]] = {
+        "none": lambda s, old, new: new,
+        "add": lambda s, old, new: s.add(old, new),
+        "mul": lambda s, old, new: s.mul(old, new),
+        "max": lambda s, old, new: s.max(old, new),
+        "min": lambda s, old, new: s.min(old, new),
+    }
+    reduction = op.string("reduction", "none")
+    if reduction not in table:
+        raise UnsupportedError(f"reduction {reduction!r} is not one of {', '.join(table)}")
+    return table[reduction]
+
+
+@lowers("ScatterElements")
+def scatter_elements(op: OnnxOp, build: Lowering) -> SSAValue:
+    """y[indices[i, j], j] = updates[i, j] over a copy of x for axis 0, and so on (ScatterElements 18).
+
+    Takes (elements of x) * (extent of the updates' axis) comparisons.
+    """
+    x, indices, updates = build.operand(0), build.operand(1), build.operand(2)
+    shape, reach = shape_of(x), shape_of(indices)
+    rank, axis, combine = len(shape), build.axis("axis", len(shape)), _combine(op)
+    if 0 in reach:
+        return x
+    touched = [e if a == axis else r for a, (e, r) in enumerate(zip(shape, reach, strict=True))]
+    part = build.slice(x, [0] * rank, touched)
+    read = structured.dims_map(rank + 1, [rank if a == axis else a for a in range(rank)])
+    write = structured.dims_map(rank + 1, list(range(rank)))
+
+    def fn(s: Scalars, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
+        index, update, old = args
+        hit = same(s, position(s, index, shape[axis]), loop(s, axis))
+        return [s.select(hit, combine(s, old, update), old)]
+
+    start = build.copy(part)
+    result = build.generic([indices, updates], [start], [read, read, write], fn, [rank])[0]
+    return result if touched == list(shape) else build.insert_slice(result, x, [0] * rank)
+
+
+@lowers("ScatterND")
+def scatter_nd(op: OnnxOp, build: Lowering) -> SSAValue:
+    """A copy of x with slabs replaced at the coordinates in the last axis of indices (ScatterND 18).
+
+    Takes (elements of x) * (number of slabs) comparisons.
+    """
+    x, indices, updates = build.operand(0), build.operand(1), build.operand(2)
+    shape, (*lead, depth) = shape_of(x), shape_of(indices)
+    rank, combine = len(shape), _combine(op)
+    if 0 in lead or 0 in shape:
+        return x
+    if depth == 0:
+        raise UnsupportedError("indices without coordinates are not supported; give them one at least")
+    loops = rank + len(lead)
+    reads = [_coordinate(loops, len(lead), k, rank) for k in range(depth)]
+    slabs = structured.dims_map(loops, [*range(rank, loops), *range(depth, rank)])
+    write = structured.dims_map(loops, list(range(rank)))
+
+    def fn(s: Scalars, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
+        *coordinates, update, old = args
+        hit = s.constant(True, i1)
+        for a, coordinate in enumerate(coordinates):
+            hit = s.insert(arith.AndIOp(hit, same(s, position(s, coordinate, shape[a]), loop(s, a))))
+        return [s.select(hit, combine(s, old, update), old)]
+
+    inputs = [*[indices] * depth, updates]
+    return build.generic(inputs, [build.copy(x)], [*reads, slabs, write], fn, range(rank, loops))[0]
+
+
+# -- order and position -------------------------------------------------------------------------------------------
+
+
+@lowers("TopK")
+def top_k(op: OnnxOp, build: Lowering) -> Sequence[SSAValue]:
+    """The k largest or smallest elements of an axis in order, and their indices; ties by the lower one (TopK 24).
+
+    Counts for every element how many come before it, n * n comparisons on an axis of n; NaN is above all numbers.
+    """
+    x = build.operand(0)
+    shape, result = shape_of(x), build.result_shape()
+    rank, axis = len(shape), build.axis("axis", len(shape))
+    here = structured.dims_map(rank + 1, list(range(rank)))
+    there = structured.dims_map(rank + 1, [rank if a == axis else a for a in range(rank)])
+    largest = op.integer("largest") == 1
+
+    def count(s: Scalars, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
+        mine, other, before = args
+        high, low = (other, mine) if largest else (mine, other)
+        earlier = s.insert(arith.CmpiOp(loop(s, rank), loop(s, axis), "slt"))
+        tied_or_better = s.insert(arith.XOrIOp(_above(s, low, high), s.constant(True, i1)))
+        precedes = s.select(earlier, tied_or_better, _above(s, high, low))
+        return [s.select(precedes, s.insert(arith.AddiOp(before, s.constant(1, i64))), before)]
+
+    def pick(s: Scalars, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
+        value, place, best, index = args
+        hit = same(s, s.insert(arith.IndexCastOp(place, _INDEX)), loop(s, axis))
+        return [
+            s.select(hit, value, best),
+            s.select(hit, s.insert(arith.IndexCastOp(loop(s, rank), i64)), index),
+        ]
+
+    places = build.generic([x, x], [build.fill(0, shape, i64)], [here, there, here], count, [rank])[0]
+    starts = [build.fill(0, result, element_of(x)), build.fill(0, result, i64)]
+    return build.generic([x, places], starts, [there, there, here, here], pick, [rank])
+
+
+def _above(s: Scalars, a: SSAValue, b: SSAValue) -> SSAValue:
+    """Whether a > b, where NaN is above all numbers."""
+    greater = s.compare("gt", a, b)
+    if not is_float(a.type):
+        return greater
+    only_a = s.insert(arith.AndIOp(s.compare("ne", a, a), s.compare("eq", b, b)))
+    return s.insert(arith.OrIOp(greater, only_a))
+
+
+@lowers("OneHot")
+def one_hot(op: OnnxOp, build: Lowering) -> SSAValue:
+    """values[1] where the new axis counts to the index, values[0] elsewhere (OneHot 11)."""
+    indices, values = build.operand(0), build.operand(2)
+    shape = build.result_shape()
+    rank = len(shape)
+    axis = build.axis("axis", rank)
+    read = structured.dims_map(rank, [a for a in range(rank) if a != axis])
+    either = [structured.dims_map(rank, [AffineExpr.constant(k)]) for k in (0, 1)]
+
+    def fn(s: Scalars, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
+        index = s.cast(args[0], i64)  # indices may be of any type, unsigned and float too
+        return [s.select(same(s, position(s, index, shape[axis]), loop(s, axis)), args[2], args[1])]
+
+    destination = build.empty(shape, element_of(values))
+    return build.generic([indices, values, values], [destination], [read, *either, structured.identity(rank)], fn)[0]

@@ -145,11 +145,11 @@ def literal(value: float | int | bool, kind: Attribute) -> str:
             return f'__builtin_nan{suffix}("")'
         if pymath.isinf(value):
             return f"{'-' if value < 0 else ''}__builtin_inf{suffix}()"
-        text = repr(float(np.float32(value))) if not single else np.format_float_scientific(np.float32(value), trim="0")
-        if single:
-            short = np.format_float_positional(np.float32(value), trim="0", unique=True)
-            text = short if len(short) <= 12 else text
-        return text + suffix if single else repr(float(value))
+        if not single:
+            return repr(float(value))
+        short = np.format_float_positional(np.float32(value), trim="0", unique=True)
+        text = short if len(short) <= 12 else np.format_float_scientific(np.float32(value), trim="0")
+        return text + suffix
     if isinstance(kind, IntegerType) and kind.width.data == 1:
         return "true" if value else "false"
     if isinstance(kind, IntegerType) and kind.width.data == 64:
@@ -623,7 +623,7 @@ def _can_wait(op: Operation, reads: bool) -> bool:
         if current.regions or isinstance(current, memref.StoreOp | vector.StoreOp | func.CallOp):
             return False
         current = current.next_op
-    return not uses[0].operation.regions
+    return True  # a loop reads its start values before anything in it writes
 
 
 def _reads_memory(op: Operation) -> bool:

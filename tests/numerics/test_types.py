@@ -293,3 +293,11 @@ def test_logsumexp_of_infinities() -> None:
     x = np.array([[-np.inf, -np.inf], [np.inf, 1.0], [1000.0, 1000.0]], np.float32)
     want = np.array([-np.inf, np.inf, 1000.0 + np.log(2.0)], np.float32)
     np.testing.assert_allclose(sofie.compile(model).run({"x": x})["y"], want, rtol=1e-6)
+
+
+def test_nan_is_true_as_a_bool() -> None:
+    """A comparison printed as another: `une` once was `uno`."""
+    x = np.array([0, 1, -2, np.nan, -0.0], np.float32)
+    node = N("Cast", ["x"], ["y"], to=onnx.TensorProto.BOOL)
+    model = models.build([node], {"x": x.shape}, ["y"], {}, {"y": onnx.TensorProto.BOOL})
+    np.testing.assert_array_equal(sofie.compile(model)(x), [False, True, True, True, False])

@@ -105,3 +105,10 @@ def _running_along(op: OnnxOp, build: Lowering, axis: int, neutral: int, fn: Fn)
         return [s.select(counts, fn(s, args[1], args[0]), args[1])]
 
     return build.generic([x], [build.fill(neutral, shape, kind)], [there, here], body, [rank])[0]
+
+
+@lowers("ConstantOfShape")
+def constant_of_shape(op: OnnxOp, build: Lowering) -> SSAValue:
+    """One value everywhere, a float 0 by default (ConstantOfShape 25); small ones were folded before."""
+    value = op.tensor("value")
+    return build.fill(0 if value is None else value.reshape(-1)[0].item(), build.result_shape(), build.result_element())

@@ -6,7 +6,9 @@ import math
 
 import numpy as np
 from xdsl.ir import Attribute, SSAValue
+from xdsl.ir.affine import AffineExpr
 
+from sofie import structured
 from sofie.dialects.onnx import OnnxOp
 from sofie.dialects.types import element_of, shape_of
 from sofie.errors import UnsupportedError
@@ -170,3 +172,28 @@ def scale_and_offset(scale: Array, bias: Array, mean: Array, variance: Array, ep
     """The batch normalisation as x * factor + offset, computed in float64."""
     factor = scale.astype(np.float64) / np.sqrt(variance.astype(np.float64) + epsilon)
     return factor, bias.astype(np.float64) - mean.astype(np.float64) * factor
+
+
+@lowers("LRN")
+def local_response_normalization(op: OnnxOp, build: Lowering) -> SSAValue:
+    """x / (bias + alpha / size * sum of squares over `size` neighbouring channels) ^ beta (LRN 13)."""
+    x = build.operand(0)
+    shape, kind, size = shape_of(x), element_of(x), op.integer("size")
+    alpha, beta, bias = op.real("alpha") / size, op.real("beta"), op.real("bias")
+    before, after = ([edge if a == 1 else 0 for a in range(len(shape))] for edge in ((size - 1) // 2, size // 2))
+    padded = build.pad(x, before, after, 0)
+    rank = len(shape)
+    walk = [AffineExpr.dimension(a) + AffineExpr.dimension(rank) if a == 1 else a for a in range(rank)]
+    maps = [
+        structured.dims_map(rank + 1, walk),
+        structured.dims_map(rank + 1, [rank]),
+        structured.dims_map(rank + 1, list(range(rank))),
+    ]
+    window, start = build.empty([size], kind), build.fill(0, shape, kind)
+    squares = build.generic([padded, window], [start], maps, lambda s, a: [s.add(a[2], s.mul(a[0], a[0]))], [rank])[0]
+
+    def fn(s: Scalars, v: SSAValue, total: SSAValue) -> SSAValue:
+        base = s.add(s.constant(bias, kind), s.mul(s.constant(alpha, kind), total))
+        return s.div(v, s.binary("pow", base, s.constant(beta, kind)))
+
+    return build.elementwise(fn, x, squares)

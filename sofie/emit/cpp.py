@@ -24,6 +24,7 @@ from sofie.dialects.sofie import WeightOp
 from sofie.dialects.types import shape_of
 from sofie.emit.printer import KernelPrinter, scalar_type
 from sofie.errors import SofieError
+from sofie.memory import VIEWS
 from sofie.naming import Namer, identifier
 from sofie.rewrite import blame, node_names
 from sofie.target import Cpu
@@ -156,7 +157,16 @@ class Program:
     @property
     def kernel_calls(self) -> int:
         """How many kernels one inference runs; 0 means that the result was known when compiling."""
-        return sum(isinstance(op, func.CallOp) for op in self.infer.body.block.ops)
+        return len(self._calls())
+
+    @property
+    def reads_inputs(self) -> bool:
+        """Whether any kernel reads an input; if not, the results were known when compiling."""
+        given = set(self.infer.body.block.args[: len(self.inputs)])
+        return any(_memory(v) in given for op in self._calls() for v in op.arguments)
+
+    def _calls(self) -> list[func.CallOp]:
+        return [op for op in self.infer.body.block.ops if isinstance(op, func.CallOp)]
 
     def entry(self) -> str:
         """The function that runs the kernels one after the other on weights, arena, inputs and outputs."""
@@ -362,6 +372,13 @@ def _pass(port: Port, const: bool) -> str:
     if port.inner == port.cpp:
         return port.parameter
     return f"reinterpret_cast<{'const ' if const else ''}{port.inner} *>({port.parameter})"
+
+
+def _memory(value: SSAValue) -> SSAValue:
+    """The buffer behind a view."""
+    while isinstance(value.owner, VIEWS):
+        value = value.owner.operands[0]
+    return value
 
 
 def _vectors(cpu: Cpu, kernels: str) -> str:

@@ -11,7 +11,7 @@ import onnx
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.utils.arg_spec import ArgSpec
 
-from sofie import jit, pipeline
+from sofie import jit, pipeline, weight_file
 from sofie.emit.cpp import Port, Program
 from sofie.errors import SofieError, printable
 from sofie.files import write
@@ -176,6 +176,9 @@ def generate(
     data = None if embed else target / f"{program.name}.dat"
     text = program.header(embed)
     if data is not None:
-        write(data, program.weight_bytes())
+        try:
+            weight_file.write(data, program.weights, program.layout)
+        except OSError as error:
+            raise SofieError(f"{printable(str(data))!r} cannot be written: {error.strerror}") from error
     write(header, text.encode())
     return Generated(header, data, program)

@@ -163,10 +163,7 @@ def run(
     ctx = ctx or context()
     for stage in stages:
         start = perf_counter()
-        try:
-            stage.instance.apply(ctx, module)
-        except SofieError as error:
-            raise type(error)(f"{error}") from error
+        stage.instance.apply(ctx, module)
         seconds = perf_counter() - start
         if verify_each or stage.level is not None:
             verify(module, f"after {stage.instance.name}")

@@ -20,7 +20,9 @@ from xdsl.dialects.builtin import (
     IndexType,
     IntegerType,
     MemRefType,
+    NoneAttr,
     Signedness,
+    StridedLayoutAttr,
     TensorType,
     VectorType,
 )
@@ -126,3 +128,12 @@ def contiguous_strides(shape: Sequence[int]) -> tuple[int, ...]:
         strides.append(step)
         step *= extent
     return tuple(reversed(strides))
+
+
+def strides_and_offset(kind: MemRefType[Attribute]) -> tuple[list[int], int | None]:
+    """Strides (elements) and static offset of a memref; an offset of None is known only to the caller."""
+    if isinstance(kind.layout, NoneAttr):
+        return list(contiguous_strides(kind.get_shape())), 0
+    assert isinstance(kind.layout, StridedLayoutAttr)
+    strides = [s for s in kind.layout.get_strides() if s is not None]
+    return strides, kind.layout.get_offset()

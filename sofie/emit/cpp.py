@@ -129,10 +129,14 @@ class Program:
         return hashlib.sha256(text.encode()).hexdigest()
 
     @cached_property
+    def file(self) -> weight_file.WeightFile:
+        """The weight file without its tensors' bytes."""
+        return weight_file.plan(self.weights, self.layout)
+
+    @cached_property
     def offsets(self) -> dict[str, int]:
         """Byte offset of each weight in the file, by digest."""
-        planned = weight_file.plan(self.weights, "0" * 64)
-        return {digest: planned.offsets[name] for name, (digest, _) in self._places.items()}
+        return {digest: self.file.offsets[name] for name, (digest, _) in self._places.items()}
 
     def weight_bytes(self) -> bytes:
         """The contents of the `.dat`."""
@@ -238,7 +242,6 @@ class Program:
         """The header: tables, weights, kernels and the class `Session`, in a namespace of its own."""
         guard = f"SOFIE_{self.name}_HXX"
         includes = ["cstddef", "cstdint", "cstring", "memory", "new", "stdexcept", "string", "tuple", "vector"]
-        data = self.weight_bytes()
         lines = [
             f"// {_comment(self.name)}: {len(self.inputs)} input(s), {len(self.outputs)} output(s), "
             f"{sum(a.size for _, a in self.weights):,} weights, "
@@ -258,7 +261,7 @@ class Program:
             "",
             self._tables(),
             "",
-            self._weights_class(data, embed),
+            self._weights_class(embed),
             "",
             self.core(),
             "",
@@ -293,17 +296,16 @@ class Program:
             rows.append("};")
         return "\n".join(rows)
 
-    def _weights_class(self, data: bytes, embed: bool) -> str:
-        header_bytes = 8 + int.from_bytes(data[:8], "little")
+    def _weights_class(self, embed: bool) -> str:
         lines = [
             "namespace detail {",
             f"inline constexpr char model_name[] = {_string(self.name)};",
-            f"inline constexpr std::size_t weight_file_bytes = {len(data)};",
-            f"inline constexpr std::size_t weight_header_bytes = {header_bytes};",
+            f"inline constexpr std::size_t weight_file_bytes = {self.file.size};",
+            f"inline constexpr std::size_t weight_header_bytes = {len(self.file.header)};",
             f'inline constexpr char weight_layout[] = "{self.layout}";',
         ]
         if embed:
-            array = np.frombuffer(data, np.uint8)
+            array = np.frombuffer(self.weight_bytes(), np.uint8)
             text = ",".join(map(str, array.tolist()))
             lines.append(f"alignas(64) inline constexpr unsigned char embedded_weights[] = {{{text}}};")
         lines.append("} // namespace detail")

@@ -27,10 +27,10 @@ from xdsl.dialects.builtin import (
 from xdsl.ir import Attribute, Block, BlockArgument, Operation, SSAValue
 
 from sofie.dialects.blas import GemmOp
+from sofie.dialects.types import strides_and_offset
 from sofie.errors import SofieError
 from sofie.memory import is_written
 from sofie.naming import EMITTED, Namer
-from sofie.passes.bufferize import strides_and_offset
 from sofie.rewrite import blame
 
 WIDTH = 110

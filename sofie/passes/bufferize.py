@@ -36,7 +36,7 @@ from xdsl.rewriter import Rewriter
 
 from sofie import structured
 from sofie.dialects.sofie import FusedOp, TileOp, WeightOp, YieldOp
-from sofie.dialects.types import contiguous_strides, element_of, shape_of
+from sofie.dialects.types import contiguous_strides, element_of, shape_of, strides_and_offset
 from sofie.errors import SofieError
 from sofie.rewrite import blame
 
@@ -60,15 +60,6 @@ def stored(element: Attribute) -> Attribute:
 def buffer_type(value: SSAValue) -> MemRefType[Attribute]:
     """The memref type of a tensor value's own buffer."""
     return MemRefType(stored(element_of(value)), shape_of(value))
-
-
-def strides_and_offset(kind: MemRefType[Attribute]) -> tuple[list[int], int | None]:
-    """Strides (elements) and static offset of a memref; an offset of None is known only to the caller."""
-    if isinstance(kind.layout, NoneAttr):
-        return list(contiguous_strides(kind.get_shape())), 0
-    assert isinstance(kind.layout, StridedLayoutAttr)
-    strides = [s for s in kind.layout.get_strides() if s is not None]
-    return strides, kind.layout.get_offset()
 
 
 @dataclass

@@ -21,9 +21,8 @@ from xdsl.passes import ModulePass
 from sofie import structured
 from sofie.dialects.blas import GemmOp
 from sofie.dialects.sofie import FusedOp, TileOp, YieldOp
-from sofie.dialects.types import element_of
+from sofie.dialects.types import element_of, strides_and_offset
 from sofie.errors import SofieError
-from sofie.passes.bufferize import strides_and_offset
 from sofie.rewrite import erase
 
 LIBRARIES = ("none", "cblas")

@@ -20,9 +20,9 @@ from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
 
 from sofie.dialects.sofie import FusedOp, WeightOp, YieldOp
+from sofie.dialects.types import strides_and_offset
 from sofie.memory import writes_operand
 from sofie.naming import EMITTED, Namer
-from sofie.passes.bufferize import strides_and_offset
 from sofie.rewrite import defining, erase, node_names
 
 

@@ -29,8 +29,7 @@ from xdsl.passes import ModulePass
 
 from sofie import affine
 from sofie.dialects.sofie import FusedOp
-from sofie.dialects.types import bytes_of, element_of
-from sofie.passes.bufferize import strides_and_offset
+from sofie.dialects.types import bytes_of, element_of, strides_and_offset
 from sofie.passes.lower_loops import Indices
 from sofie.rewrite import erase
 from sofie.target import Cpu, cpu

@@ -12,6 +12,7 @@ of `onnx.reference` in the model's own precision takes its place.
 from __future__ import annotations
 
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -265,7 +266,7 @@ def _constants(graph: onnx.GraphProto, values: Mapping[str, object]) -> dict[str
 # -- executors ---------------------------------------------------------------------------------------------------------
 
 
-class _Executor:
+class _Executor(ABC):
     """Something that runs a model; after a failure it stays silent and `reason` says why."""
 
     library = ""
@@ -298,9 +299,9 @@ class _Executor:
             return None
         return results
 
+    @abstractmethod
     def start(self) -> Any:
         """A session with a method `run(names, feeds)`."""
-        raise NotImplementedError
 
     def _widened(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         if not self.double:

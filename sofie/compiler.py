@@ -15,8 +15,9 @@ from sofie import jit, pipeline, weight_file
 from sofie.emit.cpp import Port, Program
 from sofie.errors import SofieError, printable
 from sofie.files import write
-from sofie.frontends.onnx import load
+from sofie.frontends.onnx import Dim, load
 from sofie.naming import identifier
+from sofie.sizes import bind
 from sofie.target import cpu as cpu_named
 from sofie.weights import Array
 
@@ -28,11 +29,12 @@ BLAS = ("none", "cblas")
 class Options:
     """How a model is compiled.
 
-    dims: sizes of free dimensions, by name or "input:axis". values: inputs that become constants. cpu: a name of
-    `sofie.target`. blas: "none" or "cblas". passes: the pipeline. without: optional passes to leave out.
+    dims: sizes of free dimensions, by name or "input:axis"; a pair (low, high) leaves one to the run. values: inputs
+    that become constants. cpu: a name of `sofie.target`. blas: "none" or "cblas". passes: the pipeline. without:
+    optional passes to leave out.
     """
 
-    dims: Mapping[str, int] = field(default_factory=dict)
+    dims: Mapping[str, Dim] = field(default_factory=dict)
     values: Mapping[str, object] = field(default_factory=dict)
     cpu: str = "native"
     blas: str = "none"
@@ -111,7 +113,7 @@ class Model:
         if len(arrays) != len(self.inputs):
             names = ", ".join(printable(p.name) for p in self.inputs)
             raise SofieError(f"the model takes {len(self.inputs)} input(s) ({names}), not {len(arrays)}")
-        results = self._compiled.run([conform(a, p) for a, p in zip(arrays, self.inputs, strict=True)])
+        results = self._run(arrays)
         return results[0] if len(results) == 1 else tuple(results)
 
     def run(self, feeds: Mapping[str, object]) -> dict[str, Array]:
@@ -123,20 +125,36 @@ class Model:
             )
         if missing := sorted(known - set(feeds)):
             raise SofieError(f"input {printable(missing[0])!r} is missing")
-        results = self._compiled.run([conform(feeds[p.name], p) for p in self.inputs])
+        results = self._run([feeds[p.name] for p in self.inputs])
         return {p.name: r for p, r in zip(self.outputs, results, strict=True)}
 
+    def _run(self, arrays: Sequence[object]) -> list[Array]:
+        sizes: dict[str, int] = {}
+        given = [conform(a, p, sizes) for a, p in zip(arrays, self.inputs, strict=True)]
+        for symbol in self.program.sizes:
+            number = sizes[symbol.name]
+            if not symbol.low <= number <= symbol.high:
+                raise SofieError(f"{symbol.name} is {number}, the model was compiled for {symbol.low} to {symbol.high}")
+        return self._compiled.run(given, sizes)
 
-def conform(value: object, port: Port) -> Array:
-    """`value` as the contiguous array that `port` takes; raises SofieError where it is another type or shape."""
+
+def conform(value: object, port: Port, sizes: dict[str, int] | None = None) -> Array:
+    """`value` as the contiguous array that `port` takes; raises SofieError where it is another type or shape.
+
+    Enters the run-time sizes that its shape tells into `sizes`.
+    """
     array = np.asarray(value)
     dtype = np.dtype(port.dtype)
     if array.dtype != dtype:
         if array.dtype.kind not in "biuf" or not np.can_cast(array.dtype, dtype, "same_kind"):
             raise SofieError(f"input {printable(port.name)!r} is {array.dtype}, the model takes {dtype}")
         array = array.astype(dtype)
-    if array.shape != port.shape:
-        raise SofieError(f"input {printable(port.name)!r} has shape {array.shape}, the model takes {port.shape}")
+    found = {} if sizes is None else sizes
+    before = ", ".join(f"{name}={number}" for name, number in found.items())
+    if not bind(port.shape, array.shape, found):
+        given, taken = (f"({', '.join(map(str, shape))})" for shape in (array.shape, port.shape))
+        where = f" where {before}" if before else ""
+        raise SofieError(f"input {printable(port.name)!r} has shape {given}, the model takes {taken}{where}")
     return np.require(array, requirements=["C", "A"])
 
 

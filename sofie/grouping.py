@@ -19,6 +19,7 @@ from sofie import structured
 from sofie.dialects.sofie import FusedOp, YieldOp
 from sofie.dialects.types import bytes_of, element_of, shape_of
 from sofie.rewrite import ancestor_in, fused_location, positions, users
+from sofie.sizes import most
 
 Loop = tuple[int, int]
 """(member, its loop)."""
@@ -122,8 +123,9 @@ def tile_bytes(members: Sequence[GenericOp], yielded: Sequence[SSAValue] = ()) -
             dims = structured.dims_of(map) or []
             kept = [e for d, e in zip(dims, shape_of(result), strict=True) if d not in fixed]
             inside = all(user in members for user in users(result)) and result not in yielded
-            if inside and math.prod(kept) > 1:
-                total += math.prod(kept) * bytes_of(element_of(result))
+            elements = math.prod(most(e) for e in kept)
+            if inside and elements > 1:
+                total += elements * bytes_of(element_of(result))
     return total
 
 

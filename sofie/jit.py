@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sofie.errors import SofieError
+from sofie.sizes import at
 from sofie.weights import Array
 
 if TYPE_CHECKING:
@@ -104,6 +105,7 @@ def build(source: str, flags: Sequence[str] = FLAGS) -> Path:
 def source_of(program: Program) -> str:
     """The translation unit that the just-in-time compiler builds: the core and one function with C linkage."""
     arguments = ["weights", "arena"]
+    arguments += [f"static_cast<index>(sizes[{k}])" for k in range(len(program.sizes))]
     arguments += [f"static_cast<const {p.inner} *>(in[{k}])" for k, p in enumerate(program.inputs)]
     arguments += [f"static_cast<{p.inner} *>(out[{k}])" for k, p in enumerate(program.outputs)]
     return f"""#include <cstddef>
@@ -119,8 +121,13 @@ namespace {{
 }} // namespace
 
 extern "C" void sofie_infer(
-    const unsigned char *weights, unsigned char *arena, const void *const *in, void *const *out)
+    const unsigned char *weights,
+    unsigned char *arena,
+    const std::int64_t *sizes,
+    const void *const *in,
+    void *const *out)
 {{
+   static_cast<void>(sizes);
    static_cast<void>(in);
    static_cast<void>(out);
    detail::infer({", ".join(arguments)});
@@ -149,13 +156,19 @@ class Compiled:
         self._weights[:] = data
         self._arena = aligned(max(self.program.arena_bytes, 64))
 
-    def run(self, inputs: Sequence[Array]) -> list[Array]:
-        """The outputs, freshly allocated. The inputs must be contiguous and of the model's types and shapes."""
-        outputs = [np.empty(p.shape, p.dtype) for p in self.program.outputs]
+    def run(self, inputs: Sequence[Array], sizes: Mapping[str, int]) -> list[Array]:
+        """The outputs, freshly allocated, for these run-time sizes by name.
+
+        The inputs must be contiguous and of the model's types and shapes.
+        """
+        outputs = [np.empty(at(p.shape, sizes), p.dtype) for p in self.program.outputs]
+        numbers = [sizes[symbol.name] for symbol in self.program.sizes]
+        numbers_in = (ctypes.c_int64 * max(len(numbers), 1))(*numbers)
         pointers_in = (ctypes.c_void_p * max(len(inputs), 1))(*(a.ctypes.data for a in inputs))
         pointers_out = (ctypes.c_void_p * max(len(outputs), 1))(*(a.ctypes.data for a in outputs))
         address = ctypes.c_void_p
-        self._infer(address(self._weights.ctypes.data), address(self._arena.ctypes.data), pointers_in, pointers_out)
+        memory = address(self._weights.ctypes.data), address(self._arena.ctypes.data)
+        self._infer(*memory, numbers_in, pointers_in, pointers_out)
         return outputs
 
 

@@ -45,7 +45,13 @@ _FRAME = frozenset({"builtin.module", "func.func", "func.return", "sofie.weight"
 LEVELS = {
     level.name: level
     for level in (
-        Level("onnx", frozenset({"onnx"}), _FRAME, "only onnx ops and weights stand at level 1", _no_memref),
+        Level(
+            "onnx",
+            frozenset({"onnx"}),
+            _FRAME | {"sofie.extents"},
+            "only onnx ops and weights stand at level 1",
+            _no_memref,
+        ),
         Level(
             "tensor",
             frozenset({"tensor", "arith", "math", "scf"}),
@@ -58,7 +64,10 @@ LEVELS = {
             frozenset({"arith", "math", "scf", "blas"}),
             _FRAME
             | {"linalg.generic", "linalg.yield", "linalg.index", "sofie.fused", "sofie.yield", "sofie.tile"}
-            | {f"memref.{n}" for n in ("view", "subview", "cast", "collapse_shape", "expand_shape", "load")},
+            | {
+                f"memref.{n}"
+                for n in ("view", "reinterpret_cast", "subview", "cast", "collapse_shape", "expand_shape", "load")
+            },
             "run bufferize and plan-memory first",
             _no_tensor,
         ),

@@ -8,7 +8,7 @@ from xdsl.ir import Operation, SSAValue
 
 from sofie.dialects.blas import GemmOp
 
-VIEWS = (memref.SubviewOp, memref.CollapseShapeOp, memref.ExpandShapeOp, memref.CastOp)
+VIEWS = (memref.SubviewOp, memref.CollapseShapeOp, memref.ExpandShapeOp, memref.CastOp, memref.ReinterpretCastOp)
 """Ops whose result is another view of their first operand's memory."""
 
 _WRITTEN: dict[type[Operation], int] = {memref.StoreOp: 1, vector.StoreOp: 1, GemmOp: 2}

@@ -31,6 +31,7 @@ from xdsl.printer import Printer
 from xdsl.traits import HasParent, IsTerminator, NoMemoryEffect, Pure, RecursiveMemoryEffect
 from xdsl.utils.exceptions import VerifyException
 
+from sofie.dialects.sizes import LayoutAttr, SizesAttr
 from sofie.dialects.types import element_from_numpy, numpy_dtype, signless
 from sofie.weights import Array, Blob, WeightStore
 
@@ -124,6 +125,30 @@ class WeightOp(IRDLOperation):
 
 
 @irdl_op_definition
+class ExtentsOp(IRDLOperation):
+    """A list of sizes, or one size, as a tensor of the run (level 1): what a node computed from shapes.
+
+    `%s = sofie.extents #sofie.sizes<"batch, 8", "batch=1..64"> : tensor<2xi64>`
+    """
+
+    name = "sofie.extents"
+
+    extents = prop_def(SizesAttr)
+    result = result_def(BaseAttr(TensorType))
+
+    traits = traits_def(Pure())
+    assembly_format = "$extents attr-dict `:` type($result)"
+
+    def __init__(self, extents: Sequence[int], result_type: Attribute) -> None:
+        super().__init__(properties={"extents": SizesAttr(tuple(extents))}, result_types=[result_type])
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """The elements in order: ints and Sizes."""
+        return self.extents.data
+
+
+@irdl_op_definition
 class YieldOp(AbstractYieldOperation[Attribute]):
     """Ends a fused group and names its results."""
 
@@ -200,4 +225,4 @@ class TileOp(IRDLOperation):
         super().__init__(result_types=[result_type])
 
 
-Sofie = Dialect("sofie", [WeightOp, YieldOp, FusedOp, TileOp], [BlobAttr])
+Sofie = Dialect("sofie", [WeightOp, ExtentsOp, YieldOp, FusedOp, TileOp], [BlobAttr, SizesAttr, LayoutAttr])

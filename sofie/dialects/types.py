@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 from xdsl.dialects.builtin import (
+    DYNAMIC_INDEX,
     AnyFloat,
     Float16Type,
     Float32Type,
@@ -28,6 +29,8 @@ from xdsl.dialects.builtin import (
 )
 from xdsl.ir import Attribute, SSAValue
 
+from sofie import sizes
+from sofie.dialects.sizes import LayoutAttr, SizesAttr
 from sofie.errors import UnsupportedError
 
 _ROWS: list[tuple[int, str, Attribute]] = [
@@ -98,8 +101,30 @@ def bytes_of(element: Attribute) -> int:
 
 
 def tensor(element: Attribute, shape: Sequence[int]) -> TensorType[Attribute]:
-    """The ranked tensor type."""
-    return TensorType(element, list(shape))
+    """The ranked tensor type; run-time extents go into its encoding."""
+    if sizes.is_static(shape):
+        return TensorType(element, list(shape))
+    return TensorType(element, _dims(shape), SizesAttr(tuple(shape)))
+
+
+def memref(
+    element: Attribute, shape: Sequence[int], strides: Sequence[int] | None = None, offset: int | None = 0
+) -> MemRefType[Attribute]:
+    """The memref type; row-major without `strides`, and an `offset` of None is known only to the caller.
+
+    Where extents, strides or offset are run-time sizes, they go into a layout of our own.
+    """
+    own = contiguous_strides(shape) if strides is None else tuple(strides)
+    if not sizes.is_static((*shape, *own, offset or 0)):
+        layout = LayoutAttr((tuple(shape), own, () if offset is None else (offset,)))
+        return MemRefType(element, _dims(shape), layout)
+    if own == contiguous_strides(shape) and offset == 0:
+        return MemRefType(element, list(shape))
+    return MemRefType(element, list(shape), StridedLayoutAttr(own, offset))
+
+
+def _dims(shape: Sequence[int]) -> list[int]:
+    return [DYNAMIC_INDEX if isinstance(e, sizes.Size) else e for e in shape]
 
 
 Shaped = TensorType[Attribute] | MemRefType[Attribute] | VectorType[Attribute]
@@ -112,8 +137,17 @@ def shaped(value: SSAValue) -> Shaped:
 
 
 def shape_of(value: SSAValue) -> tuple[int, ...]:
-    """The static shape of a tensor, memref or vector value."""
-    return tuple(shaped(value).get_shape())
+    """The extents of a tensor, memref or vector value: ints, or `sofie.sizes.Size` where known only at run time."""
+    return shape_of_type(shaped(value))
+
+
+def shape_of_type(kind: Shaped) -> tuple[int, ...]:
+    """The extents of a tensor, memref or vector type."""
+    if isinstance(kind, TensorType) and isinstance(kind.encoding, SizesAttr):
+        return kind.encoding.data
+    if isinstance(kind, MemRefType) and isinstance(kind.layout, LayoutAttr):
+        return kind.layout.data[0]
+    return tuple(kind.get_shape())
 
 
 def element_of(value: SSAValue) -> Attribute:
@@ -134,6 +168,9 @@ def strides_and_offset(kind: MemRefType[Attribute]) -> tuple[list[int], int | No
     """Strides (elements) and static offset of a memref; an offset of None is known only to the caller."""
     if isinstance(kind.layout, NoneAttr):
         return list(contiguous_strides(kind.get_shape())), 0
+    if isinstance(kind.layout, LayoutAttr):
+        _, own, offset = kind.layout.data
+        return list(own), offset[0] if offset else None
     assert isinstance(kind.layout, StridedLayoutAttr)
     strides = [s for s in kind.layout.get_strides() if s is not None]
     return strides, kind.layout.get_offset()

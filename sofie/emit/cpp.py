@@ -22,11 +22,13 @@ from xdsl.ir import Operation, SSAValue
 from sofie import weight_file
 from sofie.dialects.sofie import WeightOp
 from sofie.dialects.types import shape_of
-from sofie.emit.printer import KernelPrinter, scalar_type
+from sofie.emit.printer import ATOM, Expression, KernelPrinter, scalar_type
 from sofie.errors import SofieError
+from sofie.extents import symbol_arguments
 from sofie.memory import VIEWS
 from sofie.naming import Namer, identifier
 from sofie.rewrite import blame, node_names
+from sofie.sizes import Symbol, most
 from sofie.target import Cpu
 from sofie.weights import Array
 
@@ -52,7 +54,7 @@ class Port:
 
     @property
     def elements(self) -> int:
-        """The number of elements."""
+        """The number of elements, a `Size` where only the run knows it."""
         return math.prod(self.shape)
 
     @property
@@ -75,18 +77,24 @@ class Program:
     cpu: Cpu
     inputs: list[Port] = field(init=False)
     outputs: list[Port] = field(init=False)
+    sizes: dict[Symbol, str] = field(init=False)
+    """The sizes that the caller gives, and their C++ parameters."""
     arena_bytes: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.name = identifier(self.name, "model")
         names = Namer(frozenset({"weights", "arena", "Session", "Weights", "infer", "detail"}))
         ports: dict[bool, list[Port]] = {False: [], True: []}
-        self.arena_bytes = 0
+        self.arena_bytes, self.sizes = 0, {}
         function = self.infer
+        given = {argument: symbol for symbol, argument in symbol_arguments(function).items()}
         attributes = function.arg_attrs.data if function.arg_attrs is not None else ()
         for argument, attrs in zip(function.body.block.args, attributes, strict=True):
             if "sofie.arena" in attrs.data:
                 self.arena_bytes = shape_of(argument)[0]
+                continue
+            if argument in given:
+                self.sizes[given[argument]] = names(given[argument].name, "size")
                 continue
             name = _text(attrs, "sofie.name") or argument.name_hint or "x"
             output = "sofie.output" in attrs.data
@@ -166,7 +174,7 @@ class Program:
     @property
     def reads_inputs(self) -> bool:
         """Whether any kernel reads an input; if not, the results were known when compiling."""
-        given = set(self.infer.body.block.args[: len(self.inputs)])
+        given = set(self.infer.body.block.args[len(self.sizes) : len(self.sizes) + len(self.inputs)])
         return any(_memory(v) in given for op in self._calls() for v in op.arguments)
 
     def _calls(self) -> list[func.CallOp]:
@@ -178,7 +186,15 @@ class Program:
         parameters = ["const unsigned char *weights", "unsigned char *arena"]
         ports = iter([*self.inputs, *self.outputs])
         unused = {"weights", "arena"}
+        given = {argument: symbol for symbol, argument in symbol_arguments(self.infer).items()}
         for argument in self.infer.body.block.args:
+            if argument in given:
+                name = printer.names(self.sizes[given[argument]])
+                printer.sizes[given[argument]] = name
+                printer.spelled[argument] = Expression(name, ATOM)
+                parameters.append(f"const index {name}")
+                unused.add(name)
+                continue
             if (
                 isinstance(argument.type, MemRefType)
                 and shape_of(argument) == (self.arena_bytes,)
@@ -212,7 +228,9 @@ class Program:
             if op.result.uses:
                 self._point(printer, op.result, "", "arena", shift.value.value.data)
         elif isinstance(op, func.CallOp):
-            arguments = ", ".join(printer.pointer(v) for v in op.arguments)
+            arguments = ", ".join(
+                printer.pointer(v) if isinstance(v.type, MemRefType) else printer.text(v) for v in op.arguments
+            )
             printer.line(f"kernels::{op.callee.root_reference.data}({arguments});")
         elif isinstance(op, memref.AllocOp):
             raise SofieError(f"{blame(op)}: a buffer has no place; run plan-memory")
@@ -283,13 +301,14 @@ class Program:
         return "\n".join(lines)
 
     def _tables(self) -> str:
-        rows = ["// The tensors of the model, in its own order.", "struct Tensor {", "   const char *name;"]
+        bounds = " Extents that a call gives stand with their bounds." if self.sizes else ""
+        rows = [f"// The tensors of the model, in its own order.{bounds}", "struct Tensor {", "   const char *name;"]
         rows += ["   const char *type;", "   std::size_t rank;", "   std::size_t shape[8];", "};", ""]
         for what, ports in (("inputs", self.inputs), ("outputs", self.outputs)):
             rows.append(f"inline constexpr std::size_t number_of_{what} = {len(ports)};")
             rows.append(f"inline constexpr Tensor {what}[] = {{")
             for port in ports:
-                shape = ", ".join(map(str, port.shape))
+                shape = ", ".join(str(most(e)) for e in port.shape)
                 rows.append(f"   {{{_string(port.name)}, {_string(port.dtype)}, {len(port.shape)}, {{{shape}}}}},")
             if not ports:
                 rows.append('   {"", "", 0, {}},')
@@ -313,14 +332,22 @@ class Program:
         return "\n".join([*lines, *(["#undef SOFIE_EMBEDDED_WEIGHTS"] if embed else [])])
 
     def _session(self, embed: bool) -> str:
-        takes = [f"const {p.cpp} *{p.parameter}" for p in self.inputs]
+        sized = [f"const std::size_t {name}" for name in self.sizes.values()]
+        takes = [*sized, *(f"const {p.cpp} *{p.parameter}" for p in self.inputs)]
         gives = [f"{p.cpp} *{p.parameter}" for p in self.outputs]
         vectors = [f"std::vector<{p.cpp}>" for p in self.outputs]
         result = vectors[0] if len(vectors) == 1 else f"std::tuple<{', '.join(vectors)}>"
         arguments = ["weights_.data()", "arena_.get()"]
+        arguments += [f"static_cast<detail::index>({name})" for name in self.sizes.values()]
         arguments += [_pass(p, const=True) for p in self.inputs] + [_pass(p, const=False) for p in self.outputs]
-        makes = [f"      std::vector<{p.cpp}> {p.parameter}({p.elements});" for p in self.outputs]
-        call = ", ".join([p.parameter for p in self.inputs] + [f"{p.parameter}.data()" for p in self.outputs])
+        spell = KernelPrinter(sizes=dict(self.sizes))
+        checks = "".join(self._size_check(symbol, name) for symbol, name in self.sizes.items())
+        makes = [f"      std::vector<{p.cpp}> {p.parameter}({spell.extent(p.elements)});" for p in self.outputs]
+        call = ", ".join(
+            [*self.sizes.values()]
+            + [p.parameter for p in self.inputs]
+            + [f"{p.parameter}.data()" for p in self.outputs]
+        )
         names = [p.parameter for p in self.outputs]
         back = names[0] if len(names) == 1 else f"{{{', '.join(f'std::move({n})' for n in names)}}}"
         default = "   Session() : Session(Weights()) {}\n" if embed else ""
@@ -334,15 +361,17 @@ public:
    {{
 {self._cpu_check()}   }}
 
-   // Inputs first, outputs last; the pointers may not overlap.
-   void infer({", ".join(takes + gives)}) noexcept
+   // {"Sizes, " if sized else ""}inputs{"," if sized else " first,"} outputs last; the pointers may not overlap.{
+            " Throws std::out_of_range on a size out of bounds." if sized else ""
+        }
+   void infer({", ".join(takes + gives)}){"" if sized else " noexcept"}
    {{
-      detail::infer({", ".join(arguments)});
+{checks}      detail::infer({", ".join(arguments)});
    }}
 
    {result} infer({", ".join(takes)})
    {{
-{chr(10).join(makes)}
+{checks}{chr(10).join(makes)}
       infer({call});
       return {back};
    }}
@@ -357,6 +386,12 @@ private:
    Weights weights_;
    std::unique_ptr<unsigned char, Free> arena_;
 }};"""
+
+    def _size_check(self, symbol: Symbol, name: str) -> str:
+        """A size out of bounds is refused before anything is touched."""
+        sentence = f"{self.name}: {name} must be from {symbol.low} to {symbol.high}"
+        low = f"{name} < {symbol.low} || " if symbol.low > 0 else ""
+        return f"      if ({low}{name} > {symbol.high})\n         throw std::out_of_range({_string(sentence)});\n"
 
     def _cpu_check(self) -> str:
         """The constructor refuses a machine that cannot run the kernels, before it would crash in one."""

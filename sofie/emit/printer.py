@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from xdsl.dialects import arith, func, math, memref, scf, vector
 from xdsl.dialects.builtin import (
+    DYNAMIC_INDEX,
     DenseIntOrFPElementsAttr,
     Float32Type,
     Float64Type,
@@ -29,9 +30,11 @@ from xdsl.ir import Attribute, Block, BlockArgument, Operation, SSAValue
 from sofie.dialects.blas import GemmOp
 from sofie.dialects.types import strides_and_offset
 from sofie.errors import SofieError
+from sofie.extents import symbol_arguments
 from sofie.memory import is_written
 from sofie.naming import EMITTED, Namer
 from sofie.rewrite import blame
+from sofie.sizes import Monomial, Size, Symbol
 
 WIDTH = 110
 """Columns after which an expression is cut into named parts."""
@@ -181,6 +184,8 @@ class KernelPrinter:
     names: Namer = field(default_factory=lambda: Namer(EMITTED | {"weights", "arena"}))
     spelled: dict[SSAValue, Expression] = field(default_factory=dict)
     pointers: dict[SSAValue, tuple[str, int]] = field(default_factory=dict)
+    sizes: dict[Symbol, str] = field(default_factory=dict)
+    """How the run-time sizes are called here."""
     depth: int = 1
 
     # -- statements ----------------------------------------------------------------------------------------------
@@ -192,10 +197,17 @@ class KernelPrinter:
     def kernel(self, function: func.FuncOp, attributes: str) -> list[str]:
         """The whole function."""
         parameters = []
+        symbols = {argument: symbol for symbol, argument in symbol_arguments(function).items()}
         for argument in function.body.block.args:
             name = self.names(argument.name_hint or ("x" if not is_written(argument) else "y"))
             kind = argument.type
-            assert isinstance(kind, MemRefType), kind
+            if not isinstance(kind, MemRefType):
+                self.spelled[argument] = Expression(name, ATOM)
+                if argument in symbols:
+                    self.sizes[symbols[argument]] = name
+                unused = "" if argument.uses else "[[maybe_unused]] "
+                parameters.append(f"{unused}const {scalar_type(kind)} {name}")
+                continue
             element = scalar_type(kind.get_element_type())
             qualifier = "" if is_written(argument) else "const "
             parameters.append(f"{qualifier}{element} *{'__restrict ' if is_written(argument) else ''}{name}")
@@ -251,10 +263,11 @@ class KernelPrinter:
 
     def _gemm(self, op: GemmOp) -> None:
         """C += A' B' by the library."""
-        m, n, k = op.sizes
+        m, n, k = map(self.extent, op.sizes)
         letter = "s" if isinstance(op.c.type.get_element_type(), Float32Type) else "d"  # type: ignore[attr-defined]
         flags = ["CblasTrans" if f.value.data else "CblasNoTrans" for f in (op.transpose_a, op.transpose_b)]
-        parts = [f"{self.pointer(v)}, {strides_and_offset(v.type)[0][0]}" for v in (op.a, op.b, op.c)]  # type: ignore[arg-type]
+        rows = [strides_and_offset(v.type)[0][0] for v in (op.a, op.b, op.c)]  # type: ignore[arg-type]
+        parts = [f"{self.pointer(v)}, {self.extent(e)}" for v, e in zip((op.a, op.b, op.c), rows, strict=True)]
         one = "1.0f" if letter == "s" else "1.0"
         self.line(
             f"cblas_{letter}gemm(CblasRowMajor, {', '.join(flags)}, {m}, {n}, {k}, "
@@ -346,8 +359,24 @@ class KernelPrinter:
         base, kind = op.source.type, op.result.type
         assert isinstance(base, MemRefType) and isinstance(kind, MemRefType)
         before, after = strides_and_offset(base)[1], strides_and_offset(kind)[1]
-        assert after is not None
-        self.pointers[op.result] = (name, offset + after - (before or 0))
+        if not op.offsets and after is not None:
+            self.pointers[op.result] = (name, offset + after - (before or 0))
+            return
+        strides, terms, number = strides_and_offset(base)[0], dict[str, int](), offset
+        dynamic = iter(op.offsets)
+        for static, stride in zip(op.static_offsets.get_values(), strides, strict=True):
+            if static == DYNAMIC_INDEX:
+                number += self._collect(next(dynamic), stride, terms)
+            else:
+                number += static * stride
+        if isinstance(number, Size):
+            number = self._spread("", number, terms)
+        text = " + ".join(self._term([atom], factor) for atom, factor in terms.items() if factor)
+        moved = self.names(op.result.name_hint or name)
+        const = "" if is_written(op.result) else "const "
+        element = scalar_type(kind.get_element_type())
+        self.line(f"{const}{element} *const {moved} = {name} + {text}{f' + {number}' if number else ''};")
+        self.pointers[op.result] = (moved, 0)
 
     def _same_memory(self, op: Operation) -> None:
         self.pointers[op.results[0]] = self.pointers[op.operands[0]]
@@ -558,6 +587,8 @@ class KernelPrinter:
         constant = offset
         for index_value, stride in zip(indices, strides, strict=True):
             constant += self._collect(index_value, stride, terms)
+        if isinstance(constant, Size):
+            constant = self._spread("", constant, terms)
         together: dict[int, list[str]] = {}
         for atom, factor in terms.items():
             if factor:
@@ -583,9 +614,28 @@ class KernelPrinter:
             for a, b in ((owner.lhs, owner.rhs), (owner.rhs, owner.lhs)):
                 if isinstance(b.owner, arith.ConstantOp) and isinstance(b.owner.value, IntegerAttr):
                     return self._collect(a, factor * b.owner.value.value.data, terms)
-        atom = self._spell(value).inside(14)
-        terms[atom] = terms.get(atom, 0) + factor
+        self._spread(self._spell(value).inside(14), factor, terms)
         return 0
+
+    def _spread(self, atom: str, factor: int, terms: dict[str, int]) -> int:
+        """Adds `atom * factor` to a sum of products, a run-time factor by the names of its sizes.
+
+        Without atom, the number in `factor` is not added but returned.
+        """
+        parts: dict[Monomial, int] = factor.terms if isinstance(factor, Size) else {(): factor}
+        for monomial, number in parts.items():
+            names = [self.sizes[symbol] for symbol in monomial]
+            text = " * ".join([*names, atom] if atom else names)
+            if text:
+                terms[text] = terms.get(text, 0) + number
+        return 0 if atom else parts.get((), 0)
+
+    def extent(self, extent: int) -> str:
+        """The text of a number or a run-time size."""
+        terms: dict[str, int] = {}
+        number = self._spread("", extent, terms)
+        parts = [self._term([atom], factor) for atom, factor in terms.items()]
+        return " + ".join([*parts, *([str(number)] if number or not parts else [])]).replace("+ -", "- ")
 
 
 def _is_constant(value: SSAValue) -> bool:
@@ -653,6 +703,7 @@ _STATEMENTS: dict[type[Operation], _Statement] = {
     memref.AllocaOp: KernelPrinter._alloca,  # type: ignore[dict-item]
     memref.SubviewOp: KernelPrinter._subview,  # type: ignore[dict-item]
     memref.CastOp: KernelPrinter._same_memory,
+    memref.ReinterpretCastOp: KernelPrinter._same_memory,
     memref.CollapseShapeOp: KernelPrinter._same_memory,
     memref.ExpandShapeOp: KernelPrinter._same_memory,
     scf.ForOp: KernelPrinter._for,  # type: ignore[dict-item]

@@ -1,15 +1,17 @@
-"""Reads an ONNX model of any opset up to 28 into a level 1 module with static shapes.
+"""Reads an ONNX model of any opset up to 28 into a level 1 module.
 
 The skeleton of the model (large weights set aside) is inlined, bound to the given sizes and converted to one opset;
 then one pass in topological order binds, folds and infers: a node whose inputs are small known values is evaluated by
-`onnx.reference`, the others get their types from the operator's own inference, fed with the known values.
+`onnx.reference`, the others get their types from the operator's own inference, fed with the known values. Where sizes
+are left to the run, both are asked at several numbers, and what they say is a polynomial of the sizes (`probing`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import onnx
@@ -18,17 +20,33 @@ import onnx.inliner
 import onnx.version_converter
 from google.protobuf.message import DecodeError
 from onnx import numpy_helper, shape_inference
-from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, ModuleOp, NameLoc, StringAttr, TensorType, UnknownLoc
+from xdsl.dialects.builtin import (
+    ArrayAttr,
+    DictionaryAttr,
+    IndexType,
+    ModuleOp,
+    NameLoc,
+    StringAttr,
+    TensorType,
+    UnknownLoc,
+)
 from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Attribute, Block, Region, SSAValue
 
 from sofie.dialects.onnx import DOMAINS, OPSET, OnnxOp, attribute_from_proto, op_classes
-from sofie.dialects.sofie import WeightOp
-from sofie.dialects.types import element_from_numpy, element_from_onnx, numpy_dtype
+from sofie.dialects.sofie import ExtentsOp, WeightOp
+from sofie.dialects.types import element_from_numpy, element_from_onnx, numpy_dtype, shape_of_type
+from sofie.dialects.types import tensor as tensor_type
 from sofie.errors import SofieError, UnsupportedError, printable
-from sofie.naming import identifier
+from sofie.extents import SIZE, size_attribute
+from sofie.frontends import probing
+from sofie.naming import EMITTED, Namer, identifier
 from sofie.reference import NONDETERMINISTIC, evaluate_node
+from sofie.sizes import Size, Symbol, at, symbols_of
 from sofie.weights import Array
+
+Dim = int | tuple[int, int]
+"""A size, or the bounds (low, high) of one that the run tells."""
 
 OLDEST_OPSET = 1
 """What the version converter takes; 7 and later are tested on every operator, older ones where the suite has them."""
@@ -45,14 +63,15 @@ FOLD_ELEMENTS = 4096
 
 def load(
     source: str | Path | bytes | onnx.ModelProto,
-    dims: Mapping[str, int] | None = None,
+    dims: Mapping[str, Dim] | None = None,
     values: Mapping[str, object] | None = None,
 ) -> ModuleOp:
     """The level 1 module of a model.
 
-    `dims` binds free dimensions, by the name of the dimension ("batch") or by "input:axis"; `values` turns inputs
-    into constants. External data files are read from the model's folder. Raises SofieError, in one sentence, on files
-    that are no model, opsets out of range, free dimensions and operators that are not known.
+    `dims` binds free dimensions, by the name of the dimension ("batch") or by "input:axis", to a size or, as a pair
+    (low, high), to any size in between that the run tells; `values` turns inputs into constants. External data files
+    are read from the model's folder. Raises SofieError, in one sentence, on files that are no model, opsets out of
+    range, free dimensions and operators that are not known.
     """
     model = read_model(source)
     _check_opset(model)
@@ -60,18 +79,25 @@ def load(
 
 
 def import_graph(
-    model: onnx.ModelProto, dims: Mapping[str, int] | None = None, values: Mapping[str, object] | None = None
+    model: onnx.ModelProto,
+    dims: Mapping[str, Dim] | None = None,
+    values: Mapping[str, object] | None = None,
+    sizes: Mapping[str, Size] | None = None,
+    lists: Mapping[str, Sized] | None = None,
 ) -> ModuleOp:
-    """The level 1 module of a ModelProto, which is consumed; raises as `load` does."""
+    """The level 1 module of a ModelProto, which is consumed; raises as `load` does.
+
+    `sizes` says which run-time sizes stand behind the names of dimensions; `lists` are inputs that are lists of sizes.
+    """
     model = _inline_functions(model)
     _constants_to_initialisers(model.graph)
     _set_inputs(model.graph, dict(values or {}))
-    bind_dimensions(model.graph, dict(dims or {}))
+    known_sizes = dict(sizes or {}) | bind_dimensions(model.graph, dict(dims or {}), set(sizes or {}))
     for index, node in enumerate(model.graph.node):
         _check_operator(node, index)
     aside = _set_aside_large_initialisers(model.graph)
     model = _convert(model)
-    return _Importer(model, aside).run()
+    return _Importer(model, aside, known_sizes, dict(lists or {})).run()
 
 
 def read_model(source: str | Path | bytes | onnx.ModelProto) -> onnx.ModelProto:
@@ -104,10 +130,16 @@ def free_dimensions(graph: onnx.GraphProto) -> list[tuple[str, int, str]]:
     ]
 
 
-def bind_dimensions(graph: onnx.GraphProto, dims: dict[str, int]) -> None:
-    """Writes the sizes of `dims` into the graph's inputs; raises SofieError where one is missing or unknown."""
+def bind_dimensions(graph: onnx.GraphProto, dims: dict[str, Dim], known: Set[str] = frozenset()) -> dict[str, Size]:
+    """Writes the sizes of `dims` into the graph's inputs, names for those of the run; returns what stands behind them.
+
+    Dimensions whose names are in `known` need nothing. Raises SofieError where a size is missing or a name unknown.
+    """
     used: set[str] = set()
     missing: list[str] = []
+    sizes: dict[str, Size] = {}
+    symbols: dict[str, Size] = {}
+    namer = Namer(EMITTED)
     tensors = {v.name: v.type.tensor_type for v in graph.input}
     for value in graph.input:
         kind = value.type.tensor_type
@@ -118,10 +150,18 @@ def bind_dimensions(graph: onnx.GraphProto, dims: dict[str, int]) -> None:
     for name, axis, param in free_dimensions(graph):
         dim = tensors[name].shape.dim[axis]
         key = f"{name}:{axis}" if f"{name}:{axis}" in dims else param
-        if key and key in dims:
+        bound = dims.get(key) if key else None
+        if isinstance(bound, int):
             used.add(key)
-            dim.dim_value = dims[key]
-        else:
+            dim.dim_value = bound
+        elif bound is not None:
+            used.add(key)
+            low, high = bound
+            if key not in symbols:
+                symbols[key] = Size.named(namer(key, "size"), low, high)
+            dim.dim_param = str(symbols[key])
+            sizes[dim.dim_param] = symbols[key]
+        elif param not in known:
             missing.append(param or f"{name}:{axis}")
     if missing:
         names = ", ".join(dict.fromkeys(printable(m) for m in missing))
@@ -131,12 +171,17 @@ def bind_dimensions(graph: onnx.GraphProto, dims: dict[str, int]) -> None:
     for output in graph.output:  # the old sizes of results would only contradict the inferred ones
         output.type.tensor_type.ClearField("shape")
     del graph.value_info[:]
+    return sizes
 
 
-def _check_dims(dims: dict[str, int], used: set[str], tensors: dict[str, onnx.TypeProto.Tensor]) -> None:
+def _check_dims(dims: dict[str, Dim], used: set[str], tensors: dict[str, onnx.TypeProto.Tensor]) -> None:
     for key, size in dims.items():
-        if size < 0:
-            raise SofieError(f"--dim {printable(key)}={size}: a size cannot be negative")
+        low, high = (size, size) if isinstance(size, int) else size
+        given = f"--dim {printable(key)}={low if isinstance(size, int) else f'{low}..{high}'}"
+        if low < 0:
+            raise SofieError(f"{given}: a size cannot be negative")
+        if low > high or high == 0 != size:
+            raise SofieError(f"{given}: the upper bound must be positive and not below the lower one")
         if key in used:
             continue
         name, _, axis = key.rpartition(":")
@@ -144,7 +189,7 @@ def _check_dims(dims: dict[str, int], used: set[str], tensors: dict[str, onnx.Ty
             fixed = tensors[name].shape.dim[int(axis)].dim_value
             if fixed == size:
                 continue
-            raise SofieError(f"--dim {printable(key)}={size}: the model fixes this dimension at {fixed}")
+            raise SofieError(f"{given}: the model fixes this dimension at {fixed}")
         raise SofieError(f"--dim {printable(key)}: the model has no free dimension of that name")
 
 
@@ -254,12 +299,24 @@ def _convert(model: onnx.ModelProto) -> onnx.ModelProto:
         ) from error
 
 
+@dataclass(frozen=True)
+class Sized:
+    """A value that is made of sizes: an object array of ints and Sizes, and the dtype it has in the run."""
+
+    extents: Array
+    dtype: np.dtype[np.generic]
+
+
 @dataclass
 class _Importer:
     """One walk over the nodes of a bound skeleton, in order."""
 
     model: onnx.ModelProto
     aside: dict[str, onnx.TensorProto]
+    sizes: dict[str, Size] = field(default_factory=dict)
+    """What stands behind the names of dimensions that the run tells."""
+    lists: dict[str, Sized] = field(default_factory=dict)
+    """Values that are lists of sizes."""
     block: Block = field(default_factory=Block)
     types: dict[str, onnx.TypeProto] = field(default_factory=dict)
     known: dict[str, Array] = field(default_factory=dict)
@@ -268,7 +325,13 @@ class _Importer:
     def run(self) -> ModuleOp:
         graph = self.model.graph
         self._weights(graph)
-        inputs = [v for v in graph.input if v.name not in self.aside]
+        inputs = [v for v in graph.input if v.name not in self.aside and v.name not in self.lists]
+        for name, listed in self.lists.items():
+            self._know_sizes(name, listed)
+        symbols = symbols_of(self.sizes.values())
+        for symbol in symbols:
+            argument = self.block.insert_arg(IndexType(), len(self.block.args))
+            argument.name_hint = symbol.name
         for value in inputs:
             self.types[value.name] = value.type
             try:
@@ -280,7 +343,7 @@ class _Importer:
             self.values[value.name] = argument
         for index, node in enumerate(graph.node):
             self._node(node, index)
-        return self._module([v.name for v in inputs], [v.name for v in graph.output])
+        return self._module(symbols, [v.name for v in inputs], [v.name for v in graph.output])
 
     def _weights(self, graph: onnx.GraphProto) -> None:
         for tensor in [*graph.initializer, *self.aside.values()]:
@@ -301,7 +364,19 @@ class _Importer:
             onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape
         )
 
+    def _know_sizes(self, name: str, listed: Sized) -> None:
+        self.lists[name] = listed
+        self.types[name] = onnx.helper.make_tensor_type_proto(
+            onnx.helper.np_dtype_to_tensor_dtype(listed.dtype), listed.extents.shape
+        )
+
     def _value(self, name: str) -> SSAValue:
+        if name not in self.values and name in self.lists:
+            listed = self.lists[name]
+            made = ExtentsOp(listed.extents.reshape(-1).tolist(), self._tensor_type(name))
+            made.result.name_hint = identifier(name, "extents")
+            self.block.add_op(made)
+            self.values[name] = made.result
         if name not in self.values:
             op = WeightOp.of(name, self.known[name])
             op.result.name_hint = identifier(name, "weight")
@@ -315,11 +390,12 @@ class _Importer:
             what = kind.WhichOneof("value")
             raise UnsupportedError(f"value {printable(name)!r} is a {what}, not a tensor; only tensors are supported")
         dims = kind.tensor_type.shape.dim
-        if not kind.tensor_type.HasField("shape") or any(not d.HasField("dim_value") for d in dims):
+        extents = [d.dim_value if d.HasField("dim_value") else self.sizes.get(d.dim_param) for d in dims]
+        if not kind.tensor_type.HasField("shape") or None in extents:
             raise UnsupportedError(
                 f"the shape of {printable(name)!r} depends on data: bind the inputs it comes from with --set NAME=VALUE"
             )
-        return TensorType(element_from_onnx(kind.tensor_type.elem_type), [d.dim_value for d in dims])
+        return tensor_type(element_from_onnx(kind.tensor_type.elem_type), cast(list[int], extents))
 
     def _node(self, node: onnx.NodeProto, index: int) -> None:
         label = _label(node, index)
@@ -337,35 +413,68 @@ class _Importer:
             raise type(error)(f"node {label!r} ({node.op_type}): {error}") from error
 
     def _fold(self, node: onnx.NodeProto) -> bool:
-        """Evaluates a node whose inputs are small and known, or that asks only for a static shape."""
+        """Evaluates a node whose inputs are small and known, or that asks only for a shape, at every point."""
         if node.op_type in NONDETERMINISTIC or any(a.type == a.GRAPH for a in node.attribute):
             return False
+        symbols = self._symbols(node)
+        where = probing.points(symbols)
+        answers: list[list[Array]] = []
+        for point in where:
+            results = self._evaluate(node, point)
+            if results is None:
+                return False
+            answers.append(results)
+        found: list[Array] = []
+        for of_all in zip(*answers, strict=True):
+            same = all(np.array_equal(a, of_all[0]) and a.dtype == of_all[0].dtype for a in of_all)
+            fitted = of_all[0] if same else probing.fit_all(of_all, symbols, where)
+            if fitted is None:
+                return False
+            found.append(fitted)
+        for name, result, first in zip(node.output, found, answers[0], strict=False):
+            if name and result.dtype == object:
+                self._know_sizes(name, Sized(result, first.dtype))
+            elif name:
+                self._know(name, result)
+        return True
+
+    def _evaluate(self, node: onnx.NodeProto, point: probing.Point) -> list[Array] | None:
+        """The results of a node at one point, None where its inputs are not known or too large."""
         arrays: list[Array | None] = []
         for name in node.input:
             if node.op_type in ("Shape", "Size") and name not in self.known:
                 try:
-                    shape = self._tensor_type(name).get_shape()
+                    shape = at(shape_of_type(self._tensor_type(name)), point)
                 except UnsupportedError:
-                    return False
+                    return None
                 arrays.append(np.broadcast_to(np.zeros((), np.bool_), shape))
-            elif name and name not in self.known:
-                return False
+            elif name and (known := self._known_at(name, point)) is None:
+                return None
             else:
-                arrays.append(self.known[name] if name else None)
+                arrays.append(known if name else None)
         if node.op_type not in ("Shape", "Size") and sum(a.size for a in arrays if a is not None) > FOLD_ELEMENTS:
-            return False
+            return None
         if not arrays and node.op_type != "Constant":
-            return False
+            return None
         try:
             results = evaluate_node(node, arrays, DOMAINS)
         except SofieError:
-            return False
-        if any(r.dtype.kind not in "fiub" or r.size > FOLD_ELEMENTS for r in results):
-            return False
-        for name, result in zip(node.output, results, strict=False):
-            if name:
-                self._know(name, result)
-        return True
+            return None
+        return None if any(r.dtype.kind not in "fiub" or r.size > FOLD_ELEMENTS for r in results) else results
+
+    def _known_at(self, name: str, point: probing.Point) -> Array | None:
+        """The value of a name at one point, None where it depends on the inputs' elements."""
+        if name in self.lists:
+            listed = self.lists[name]
+            return np.array(at(listed.extents.reshape(-1), point), listed.dtype).reshape(listed.extents.shape)
+        return self.known.get(name)
+
+    def _symbols(self, node: onnx.NodeProto) -> list[Symbol]:
+        """The run-time sizes that a node's inputs depend on."""
+        names = [n for n in node.input if n]
+        params = [d.dim_param for n in names for d in self.types[n].tensor_type.shape.dim if d.HasField("dim_param")]
+        listed = [e for n in names if n in self.lists for e in self.lists[n].extents.reshape(-1)]
+        return symbols_of([*(self.sizes.get(p) for p in params), *listed])
 
     def _emit(self, node: onnx.NodeProto, op_class: type[OnnxOp], label: str) -> None:
         for name, kind in self._infer(node, op_class).items():
@@ -387,35 +496,79 @@ class _Importer:
             self.values[name] = result
 
     def _infer(self, node: onnx.NodeProto, op_class: type[OnnxOp]) -> dict[str, onnx.TypeProto]:
+        """The types of the outputs: what inference says at every point, with sizes where the points differ."""
+        symbols = self._symbols(node)
+        where = probing.points(symbols)
+        answers = [self._infer_at(node, op_class, point) for point in where]
+        if not symbols:
+            return answers[0]
+        for name, kind in answers[0].items():
+            shapes = [[d.dim_value for d in a[name].tensor_type.shape.dim] for a in answers]
+            if len({len(shape) for shape in shapes}) != 1:
+                raise probing.unknown(f"the rank of {printable(name)!r}", symbols)
+            for axis, numbers in enumerate(zip(*shapes, strict=True)):
+                extent = probing.fit(numbers, symbols, where)
+                if extent is None:
+                    raise probing.unknown(f"the extent of {printable(name)!r} along axis {axis}", symbols)
+                if isinstance(extent, Size):
+                    kind.tensor_type.shape.dim[axis].dim_param = str(extent)
+                    self.sizes[str(extent)] = extent
+        return answers[0]
+
+    def _infer_at(
+        self, node: onnx.NodeProto, op_class: type[OnnxOp], point: probing.Point
+    ) -> dict[str, onnx.TypeProto]:
+        """The types of the outputs with numbers for all sizes."""
         names = [n for n in node.input if n]
-        data = {n: self.known[n] for n in names if n in self.known and self.known[n].size <= FOLD_ELEMENTS}
+        known = {n: self._known_at(n, point) for n in names}
+        data = {n: a for n, a in known.items() if a is not None and a.size <= FOLD_ELEMENTS}
         try:
             inferred = shape_inference.infer_node_outputs(
                 op_class.SCHEMA,
                 node,
-                {n: self.types[n] for n in names},
+                {n: self._type_at(n, point) for n in names},
                 {n: numpy_helper.from_array(np.asarray(a), n) for n, a in data.items() if a.ndim <= 1},
                 opset_imports=[onnx.helper.make_opsetid(d, v) for d, v in DOMAINS.items()],
             )
         except Exception as error:
-            raise SofieError(f"its shapes do not fit: {printable(str(error), 300)}") from error
+            raise SofieError(f"its shapes do not fit: {printable(str(error), 300)}{_at(point)}") from error
         missing = [n for n in node.output if n and n not in inferred]
         if missing:
             raise UnsupportedError(f"the type of its output {printable(missing[0])!r} cannot be inferred")
         return inferred
 
-    def _module(self, inputs: list[str], outputs: list[str]) -> ModuleOp:
+    def _type_at(self, name: str, point: probing.Point) -> onnx.TypeProto:
+        kind = self.types[name]
+        if not point:
+            return kind
+        numbers = onnx.TypeProto()
+        numbers.CopyFrom(kind)
+        for dim in numbers.tensor_type.shape.dim:
+            if dim.dim_param in self.sizes:
+                dim.dim_value = self.sizes[dim.dim_param].at(point)
+        return numbers
+
+    def _module(self, symbols: list[Symbol], inputs: list[str], outputs: list[str]) -> ModuleOp:
         for name in outputs:
             if name not in self.types:
                 raise SofieError(f"output {printable(name)!r} is made by no node")
         results = [self._value(name) for name in outputs]
         self.block.add_op(ReturnOp(*results))
         function = FuncOp("infer", ([a.type for a in self.block.args], [r.type for r in results]), Region(self.block))
+        tensors = self.block.args[len(symbols) :]
         function.arg_attrs = ArrayAttr(
-            [_io(n, a) for n, a in zip(inputs, self.block.args, strict=True)],
+            [
+                *(DictionaryAttr({SIZE: size_attribute(s)}) for s in symbols),
+                *(_io(n, a) for n, a in zip(inputs, tensors, strict=True)),
+            ]
         )
         function.res_attrs = ArrayAttr([_io(n, r) for n, r in zip(outputs, results, strict=True)])
         return ModuleOp([function])
+
+
+def _at(point: probing.Point) -> str:
+    """At which sizes something happened, for the end of a sentence."""
+    return f" at {', '.join(f'{name}={number}' for name, number in point.items())}" if point else ""
 
 
 def _io(name: str, value: SSAValue) -> DictionaryAttr:

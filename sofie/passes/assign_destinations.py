@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from xdsl.context import Context
-from xdsl.dialects import func, tensor
+from xdsl.dialects import arith, func, tensor
 from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, FunctionType, ModuleOp, StringAttr, UnitAttr
 from xdsl.dialects.linalg.ops import GenericOp
 from xdsl.ir import BlockArgument, Operation, OpResult, SSAValue
@@ -28,11 +28,14 @@ from sofie import structured
 from sofie.dialects.sofie import FusedOp, WeightOp, YieldOp
 from sofie.dialects.types import element_of, shape_of
 from sofie.dialects.types import tensor as tensor_type
+from sofie.errors import UnsupportedError
+from sofie.extents import again, entries, values
 from sofie.passes.lower_onnx.builder import reshape_op, reshape_steps
 from sofie.rewrite import ancestor_in, erase, positions
 
 RESHAPES = (tensor.CollapseShapeOp, tensor.ExpandShapeOp)
 VIEWS = (*RESHAPES, tensor.ExtractSliceOp)
+INDEX_ARITHMETIC = (arith.AddiOp, arith.MuliOp)
 DESTINATION = "sofie.destination"
 """Marks the slices this pass made: their contents are written once, by the op that got them as destination."""
 
@@ -148,7 +151,7 @@ def _take_root(value: SSAValue, destination: BlockArgument) -> bool:
     first = ancestor_in(block.first_op, empty) if block.first_op is not None else empty
     current: SSAValue = destination
     for step in reshape_steps(shape_of(destination), shape_of(end)):
-        op = reshape_op(current, step)
+        op = reshape_op(current, step, first)
         block.insert_op_before(op, first)
         current = op.results[0]
     end.replace_all_uses_with(current)
@@ -173,18 +176,16 @@ def _compute_in_slice(insert: tensor.InsertSliceOp) -> None:
     anchor = ancestor_in(insert, empty)
     if not _hoist(base, anchor):
         return
-    slot = tensor.ExtractSliceOp(
-        base,
-        list(insert.static_offsets.get_values()),
-        list(insert.static_sizes.get_values()),
-        list(insert.static_strides.get_values()),
-        tensor_type(element_of(base), list(insert.static_sizes.get_values())),
+    slot = tensor.ExtractSliceOp.build(
+        operands=[base, [again(v, anchor) for v in insert.offsets], [again(v, anchor) for v in insert.sizes], []],
+        result_types=[tensor_type(element_of(base), shape_of(insert.source))],
+        properties={name: insert.properties[name] for name in ("static_offsets", "static_sizes", "static_strides")},
     )
     slot.attributes[DESTINATION] = UnitAttr()
     block.insert_op_before(slot, anchor)
     current: SSAValue = slot.result
     for step in reshape_steps(shape_of(current), shape_of(end)):
-        op = reshape_op(current, step)
+        op = reshape_op(current, step, anchor)
         block.insert_op_before(op, anchor)
         current = op.results[0]
     end.replace_all_uses_with(current)
@@ -195,13 +196,23 @@ def _before_inserts(insert: tensor.InsertSliceOp) -> SSAValue | None:
     """The destination under a chain of insertions into disjoint parts; None where two parts overlap."""
     mine, base = _box(insert), insert.dest
     while isinstance(base.owner, tensor.InsertSliceOp):
-        other = _box(base.owner)
-        if not any(low >= end or start >= high for (low, high), (start, end) in zip(mine, other, strict=True)):
-            return None
-        if not _only_inserted_into(base):
+        if not _disjoint(mine, _box(base.owner)) or not _only_inserted_into(base):
             return None
         base = base.owner.dest
     return base if _only_inserted_into(base) else None
+
+
+def _disjoint(one: Box, other: Box) -> bool:
+    """Whether two parts are known to have no element in common."""
+    for (start, extent), (start_2, extent_2) in zip(one, other, strict=True):
+        if isinstance(start, SSAValue) or isinstance(start_2, SSAValue):
+            continue
+        try:
+            if start >= start_2 + extent_2 or start_2 >= start + extent:
+                return True
+        except UnsupportedError:
+            continue  # it depends on a size
+    return False
 
 
 def _only_inserted_into(base: SSAValue) -> bool:
@@ -213,14 +224,18 @@ def _only_inserted_into(base: SSAValue) -> bool:
     )
 
 
-def _box(insert: tensor.InsertSliceOp) -> list[tuple[int, int]]:
-    offsets, sizes = insert.static_offsets.get_values(), insert.static_sizes.get_values()
-    return [(o, o + s) for o, s in zip(offsets, sizes, strict=True)]
+Box = list[tuple[int | SSAValue, int]]
+"""Start and extent along every axis."""
+
+
+def _box(insert: tensor.InsertSliceOp) -> Box:
+    offsets = entries(insert.static_offsets.get_values(), insert.offsets)
+    return list(zip(offsets, shape_of(insert.source), strict=True))
 
 
 def _contiguous(insert: tensor.InsertSliceOp) -> bool:
     """Whether the part is one run of memory: extents of 1, then anything, then whole axes."""
-    sizes, whole = list(insert.static_sizes.get_values()), list(shape_of(insert.dest))
+    sizes, whole = list(shape_of(insert.source)), list(shape_of(insert.dest))
     k = 0
     while k < len(sizes) and sizes[k] == 1:
         k += 1
@@ -240,7 +255,7 @@ def _hoist(base: SSAValue, anchor: Operation) -> bool:
         return True
     if not all(_hoist(operand, anchor) for operand in op.operands):
         return False
-    if not isinstance(op, (tensor.EmptyOp, WeightOp, GenericOp, *VIEWS)):
+    if not isinstance(op, (tensor.EmptyOp, WeightOp, GenericOp, arith.ConstantOp, *INDEX_ARITHMETIC, *VIEWS)):
         return False
     if isinstance(op, GenericOp) and op.inputs:
         return False  # it reads values: only fills move
@@ -328,7 +343,7 @@ def _copy_where_not_free(function: func.FuncOp) -> None:
                 continue
             block = op.parent_block()
             assert block is not None
-            empty = tensor.EmptyOp([], tensor_type(element_of(target), shape_of(target)))
+            empty = tensor.EmptyOp(values(shape_of(target), op), tensor_type(element_of(target), shape_of(target)))
             copy = structured.copy_op(target, empty.tensor)
             block.insert_ops_before([empty, copy], op)
             op.operands[index] = copy.results[0]

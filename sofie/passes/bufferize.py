@@ -11,23 +11,19 @@ this right; nothing is decided here. Every structured op that stands alone becom
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from xdsl.context import Context
 from xdsl.dialects import arith, func, memref, tensor
 from xdsl.dialects.builtin import (
-    DenseArrayBase,
     FunctionType,
     IntegerAttr,
     MemRefType,
     ModuleOp,
-    NoneAttr,
-    StridedLayoutAttr,
     i1,
     i8,
-    i64,
 )
 from xdsl.dialects.linalg.ops import GenericOp
 from xdsl.ir import Attribute, Block, Operation, SSAValue
@@ -36,8 +32,10 @@ from xdsl.rewriter import Rewriter
 
 from sofie import structured
 from sofie.dialects.sofie import FusedOp, TileOp, WeightOp, YieldOp
-from sofie.dialects.types import contiguous_strides, element_of, shape_of, strides_and_offset
+from sofie.dialects.types import contiguous_strides, element_of, shape_of, shape_of_type, strides_and_offset
+from sofie.dialects.types import memref as memref_type
 from sofie.errors import SofieError
+from sofie.extents import again, entries, values
 from sofie.rewrite import blame
 
 
@@ -59,7 +57,7 @@ def stored(element: Attribute) -> Attribute:
 
 def buffer_type(value: SSAValue) -> MemRefType[Attribute]:
     """The memref type of a tensor value's own buffer."""
-    return MemRefType(stored(element_of(value)), shape_of(value))
+    return memref_type(stored(element_of(value)), shape_of(value))
 
 
 @dataclass
@@ -111,7 +109,7 @@ class _Bufferizer:
 
     def _empty(self, op: tensor.EmptyOp, inside: bool) -> None:
         kind = buffer_type(op.tensor)
-        new = TileOp(kind) if inside else memref.AllocOp([], [], kind)
+        new = TileOp(kind) if inside else memref.AllocOp(list(op.dynamic_sizes), [], kind)
         self.buffers[op.tensor] = self.emit(op, new, op.tensor)
 
     def _generic(self, op: GenericOp, inside: bool) -> None:
@@ -166,12 +164,14 @@ class _Bufferizer:
         box: tensor.ExtractSliceOp | tensor.InsertSliceOp,
         named: SSAValue | None,
     ) -> SSAValue:
-        kind = base.type
-        assert isinstance(kind, MemRefType)
-        offsets, sizes, strides = (
-            list(p.get_values()) for p in (box.static_offsets, box.static_sizes, box.static_strides)
+        offsets, shape = entries(box.static_offsets.get_values(), box.offsets), part_shape(box)
+        kind = view_type(base, offsets, shape, list(box.static_strides.get_values()))
+        names = ("static_offsets", "static_sizes", "static_strides")
+        view = memref.SubviewOp.build(
+            operands=[base, *([again(v, before) for v in values] for values in (box.offsets, box.sizes, box.strides))],
+            result_types=[kind],
+            properties={name: box.properties[name] for name in names},
         )
-        view = memref.SubviewOp.from_static_parameters(base, kind, offsets, sizes, strides)
         return self.emit(before, view, named)
 
     def _insert_slice(self, op: tensor.InsertSliceOp, inside: bool) -> None:
@@ -186,7 +186,8 @@ class _Bufferizer:
         source = self.buffer(op.src)
         assert isinstance(source.type, MemRefType)
         if not _is_run(source.type):  # a strided view has no other shape: make it contiguous first
-            room: Operation = TileOp(buffer_type(op.src)) if inside else memref.AllocOp([], [], buffer_type(op.src))
+            sizes = values(shape_of(op.src), op)
+            room: Operation = TileOp(buffer_type(op.src)) if inside else memref.AllocOp(sizes, [], buffer_type(op.src))
             target = self.emit(op, room, op.src)
             copy = structured.copy_op(source, target)
             self.insert(op, copy if inside else _group_of_one(copy))
@@ -194,8 +195,7 @@ class _Bufferizer:
         assert isinstance(source.type, MemRefType)
         _, offset = strides_and_offset(source.type)
         shape = shape_of(op.result)
-        layout = StridedLayoutAttr(contiguous_strides(shape), offset) if offset != 0 else NoneAttr()
-        kind = MemRefType(stored(element_of(op.result)), shape, layout)
+        kind = memref_type(stored(element_of(op.result)), shape, None, offset)
         new: Operation
         if isinstance(op, tensor.CollapseShapeOp):
             new = memref.CollapseShapeOp.build(
@@ -203,11 +203,11 @@ class _Bufferizer:
             )
         else:
             new = memref.ExpandShapeOp.build(
-                operands=[source, []],
+                operands=[source, list(op.dynamic_output_shape)],
                 result_types=[kind],
                 properties={
                     "reassociation": op.reassociation,
-                    "static_output_shape": DenseArrayBase.from_list(i64, list(shape)),
+                    "static_output_shape": op.static_output_shape,
                 },
             )
         self.buffers[op.result] = self.emit(op, new, op.result)
@@ -266,25 +266,40 @@ def _lies_in(source: SSAValue, base: SSAValue, box: tensor.InsertSliceOp) -> boo
     return (
         isinstance(view, memref.SubviewOp)
         and view.source is base
-        and all(
-            tuple(a.get_values()) == tuple(b.get_values())
-            for a, b in [
-                (view.static_offsets, box.static_offsets),
-                (view.static_sizes, box.static_sizes),
-                (view.static_strides, box.static_strides),
-            ]
-        )
+        and part_shape(view) == part_shape(box)
+        and list(view.static_strides.get_values()) == list(box.static_strides.get_values())
+        and entries(view.static_offsets.get_values(), view.offsets)
+        == entries(box.static_offsets.get_values(), box.offsets)
     )
+
+
+Slice = tensor.ExtractSliceOp | tensor.InsertSliceOp | memref.SubviewOp
+
+
+def part_shape(box: Slice) -> tuple[int, ...]:
+    """The extents of the part that a slice names."""
+    return shape_of(box.source if isinstance(box, tensor.InsertSliceOp) else box.result)
+
+
+def view_type(
+    base: SSAValue, offsets: Sequence[int | SSAValue], shape: Sequence[int], steps: Sequence[int]
+) -> MemRefType[Attribute]:
+    """The type of a part of a buffer; its offset is told where it is a number and the buffer's own is known."""
+    assert isinstance(base.type, MemRefType)
+    strides, start = strides_and_offset(base.type)
+    if start is not None:
+        for stride, offset in zip(strides, offsets, strict=True):
+            if start is not None:
+                start = None if isinstance(offset, SSAValue) else start + offset * stride
+    own = [stride * step for stride, step in zip(strides, steps, strict=True)]
+    return memref_type(base.type.element_type, shape, own, start)
 
 
 def _is_run(kind: MemRefType[Attribute]) -> bool:
     """Whether the elements of the memref lie one after the other."""
     strides, _ = strides_and_offset(kind)
-    return all(
-        s == c
-        for s, c, e in zip(strides, contiguous_strides(kind.get_shape()), kind.get_shape(), strict=True)
-        if e != 1
-    )
+    shape = shape_of_type(kind)
+    return all(s == c for s, c, e in zip(strides, contiguous_strides(shape), shape, strict=True) if e != 1)
 
 
 _Rule = Callable[[_Bufferizer, Operation, bool], None]

@@ -22,7 +22,7 @@ from typing import ClassVar
 
 from xdsl.context import Context
 from xdsl.dialects import arith, memref, scf
-from xdsl.dialects.builtin import IndexType, IntegerAttr, MemRefType, ModuleOp
+from xdsl.dialects.builtin import IndexType, IntegerAttr, ModuleOp
 from xdsl.dialects.linalg import ops as linalg
 from xdsl.dialects.linalg.ops import GenericOp
 from xdsl.ir import Block, Operation, Region, SSAValue
@@ -36,11 +36,13 @@ from xdsl.ir.affine import (
 )
 from xdsl.passes import ModulePass
 
-from sofie import structured
+from sofie import extents, structured
 from sofie.dialects.sofie import FusedOp, TileOp, YieldOp
 from sofie.dialects.types import element_of, shape_of
+from sofie.extents import function_of, symbol_arguments
 from sofie.grouping import SharedLoop, shared_loops
 from sofie.rewrite import erase
+from sofie.sizes import Size, most
 
 PARALLEL_NAMES = "ijlmnopq"
 REDUCTION_NAMES = ("k", "k1", "k2", "k3", "k4")
@@ -59,11 +61,29 @@ class LowerLoops(ModulePass):
 
 
 class Indices:
-    """Index constants and arithmetic of one kernel; every constant is made once, at its top."""
+    """Index constants and arithmetic of one kernel; every constant and size is made once, at its top."""
 
     def __init__(self, block: Block) -> None:
         self._block = block
+        self._first = block.first_op
         self._constants: dict[int, SSAValue] = {}
+        self._sizes: dict[Size, SSAValue] = {}
+
+    def extent(self, extent: int) -> SSAValue:
+        """A constant, or the arithmetic of a run-time size."""
+        if not isinstance(extent, Size):
+            return self.constant(extent)
+        if extent not in self._sizes:
+            assert self._first is not None
+            self._sizes[extent] = extents.compute(extent, symbol_arguments(function_of(self._first)), self._at_top)
+        return self._sizes[extent]
+
+    def _at_top(self, op: Operation) -> SSAValue:
+        if isinstance(op, arith.ConstantOp) and isinstance(op.value, IntegerAttr):
+            return self.constant(op.value.value.data)
+        assert self._first is not None
+        self._block.insert_op_before(op, self._first)
+        return op.results[0]
 
     def constant(self, value: int) -> SSAValue:
         """`arith.constant` of type index at the top of the kernel."""
@@ -185,8 +205,8 @@ class _Nest:
                     dims = [a for a, d in enumerate(own) if d not in shared and shape[a] != 1]
         self.kept_axes[tile.result] = [d for d in dims if d is not None]
         if dims:
-            kind = MemRefType(element_of(tile.result), [shape[a] for a in self.kept_axes[tile.result]])
-            alloca = memref.AllocaOp.get(kind.element_type, 64, kind.get_shape())
+            room = [most(shape[a]) for a in self.kept_axes[tile.result]]
+            alloca = memref.AllocaOp.get(element_of(tile.result), 64, room)
             alloca.memref.name_hint = tile.result.name_hint
             outer.add_op(alloca)
             self.tiles[tile.result] = alloca.memref
@@ -197,7 +217,7 @@ class _Nest:
         body = Block(arg_types=[IndexType()] * len(extents))
         for argument, name in zip(body.args, names, strict=False):
             argument.name_hint = name
-        bounds = [self.indices.constant(e) for e in extents]
+        bounds = [self.indices.extent(e) for e in extents]
         block.add_op(scf.ParallelOp([zero] * len(extents), bounds, [one] * len(extents), Region(body)))
         return body, list(body.args)
 
@@ -258,7 +278,7 @@ class _Nest:
             argument.name_hint = "sum" if len(carried) == 1 else "carried"
         results = self._reduce(member, rest, {**loops, d: body.args[0]}, list(body.args[1:]), body, extents)
         body.add_op(scf.YieldOp(*results))
-        zero, bound, one = (self.indices.constant(v) for v in (0, extents[d], 1))
+        zero, bound, one = (self.indices.extent(v) for v in (0, extents[d], 1))
         loop = scf.ForOp(zero, bound, one, carried, body)
         block.add_op(loop)
         for result in loop.results:

@@ -10,20 +10,24 @@ of a view is left to the caller so that equal layers at other places are one ker
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
 from xdsl.context import Context
 from xdsl.dialects import arith, func, memref
-from xdsl.dialects.builtin import MemRefType, ModuleOp, NoneAttr, StridedLayoutAttr, StringAttr
+from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, MemRefType, ModuleOp, NoneAttr, StringAttr
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
 
 from sofie.dialects.sofie import FusedOp, WeightOp, YieldOp
-from sofie.dialects.types import strides_and_offset
+from sofie.dialects.types import memref as memref_type
+from sofie.dialects.types import shape_of, strides_and_offset
+from sofie.extents import SIZE, function_of, size_attribute, symbol_arguments
 from sofie.memory import writes_operand
 from sofie.naming import EMITTED, Namer
 from sofie.rewrite import defining, erase, node_names
+from sofie.sizes import Symbol, symbols_of
 
 
 @dataclass(frozen=True)
@@ -72,8 +76,13 @@ def _kernel_name(group: FusedOp) -> str:
 
 def _outline(group: FusedOp) -> tuple[func.FuncOp, list[SSAValue]]:
     """The kernel of a group, still without name, and the operands of its call."""
+    sizes = {value: symbol for symbol, value in symbol_arguments(function_of(group)).items()}
     captured = _captured(group)
+    captured = [v for v in sizes if v in captured or sizes[v] in _symbols(captured)] + [
+        v for v in captured if v not in sizes
+    ]
     operands: list[SSAValue] = []
+    attributes: list[DictionaryAttr] = []
     block = Block()
     values: dict[SSAValue, SSAValue] = {}
     for value in captured:
@@ -88,13 +97,26 @@ def _outline(group: FusedOp) -> tuple[func.FuncOp, list[SSAValue]]:
         argument.name_hint = value.name_hint
         values[value] = argument
         operands.append(operand)
+        size = sizes.get(value)
+        attributes.append(DictionaryAttr({} if size is None else {SIZE: size_attribute(size)}))
     for op in group.body.block.ops:
         if not isinstance(op, YieldOp):
             block.add_op(op.clone(values))
     block.add_op(func.ReturnOp())
     kernel = func.FuncOp("kernel", ([a.type for a in block.args], []), Region(block), "private")
     kernel.location = group.location
+    if any(a.data for a in attributes):
+        kernel.arg_attrs = ArrayAttr(attributes)
     return kernel, operands
+
+
+def _symbols(values: Iterable[SSAValue]) -> set[Symbol]:
+    """The sizes that the layouts of some buffers are made of."""
+    found: set[Symbol] = set()
+    for value in values:
+        if isinstance(value.type, MemRefType):
+            found |= set(symbols_of([*shape_of(value), *strides_and_offset(value.type)[0]]))
+    return found
 
 
 def _captured(group: FusedOp) -> list[SSAValue]:
@@ -127,10 +149,9 @@ def _without_offset(value: SSAValue, group: FusedOp) -> SSAValue:
     if not isinstance(kind, MemRefType) or isinstance(kind.layout, NoneAttr):
         return value
     strides, offset = strides_and_offset(kind)
-    if offset is None:
+    if offset is None or (offset == 0 and kind == memref_type(kind.element_type, shape_of(value))):
         return value
-    layout = StridedLayoutAttr(strides, None)
-    cast: Operation = memref.CastOp.get(value, MemRefType(kind.element_type, kind.shape, layout, kind.memory_space))
+    cast: Operation = memref.CastOp.get(value, memref_type(kind.element_type, shape_of(value), strides, None))
     cast.results[0].name_hint = value.name_hint
     block = group.parent_block()
     assert block is not None

@@ -2,6 +2,7 @@
 
     %a = memref.alloc() : memref<64xf32>     ->     %a = memref.view %arena[%c256][] : memref<1024xi8> to memref<64xf32>
 
+A buffer of run-time extents gets room for their bounds, and is a `memref.reinterpret_cast` of that.
 Buffers whose live ranges do not meet share bytes. Largest first, each goes to the lowest offset that is free while it
 lives (greedy by size: Pisarchyk and Lee, "Efficient memory management for deep neural net inference", 2020). The
 arena becomes the function's last argument; `sofie.lower_bound` beside it is the largest set of bytes alive at once.
@@ -17,6 +18,7 @@ from xdsl.context import Context
 from xdsl.dialects import func, memref
 from xdsl.dialects.arith import ConstantOp
 from xdsl.dialects.builtin import (
+    DYNAMIC_INDEX,
     ArrayAttr,
     DictionaryAttr,
     FunctionType,
@@ -28,12 +30,16 @@ from xdsl.dialects.builtin import (
     i8,
     i64,
 )
+from xdsl.dialects.utils.dynamic_index_list import split_dynamic_index_list
 from xdsl.ir import Attribute, Operation, SSAValue
 from xdsl.passes import ModulePass
 
-from sofie.dialects.types import bytes_of
+from sofie.dialects.types import bytes_of, shape_of, strides_and_offset
+from sofie.dialects.types import memref as memref_type
+from sofie.extents import mixed
 from sofie.memory import VIEWS, writes_operand
 from sofie.rewrite import ancestor_in, erase, positions
+from sofie.sizes import is_static, most
 
 ALIGNMENT = 64
 """Bytes: a cache line, and the widest vector."""
@@ -81,12 +87,24 @@ def _plan(function: func.FuncOp) -> None:
     for buffer in buffers:
         alloc = buffer.alloc
         shift = ConstantOp(IntegerAttr(buffer.offset, IndexType()))
-        kind = alloc.memref.type
-        view = memref.ViewOp(arena, shift.result, [], kind)
-        view.result.name_hint = alloc.memref.name_hint
+        kind, shape = alloc.memref.type, shape_of(alloc.memref)
+        view = memref.ViewOp(arena, shift.result, [], memref_type(kind.element_type, list(map(most, shape))))
         block.insert_ops_before([shift, view], alloc)
-        alloc.memref.replace_all_uses_with(view.result)
+        room = view.result if is_static(shape) else _part(view.result, alloc)
+        room.name_hint = alloc.memref.name_hint
+        alloc.memref.replace_all_uses_with(room)
         erase(alloc)
+
+
+def _part(room: SSAValue, alloc: memref.AllocOp) -> SSAValue:
+    """The buffer of a run-time extent inside the room for its bound; its elements stay one after the other."""
+    strides, _ = strides_and_offset(alloc.memref.type)
+    sizes, steps = (split_dynamic_index_list(mixed(e, alloc), DYNAMIC_INDEX) for e in (shape_of(alloc.memref), strides))
+    part = memref.ReinterpretCastOp(room, [], sizes[1], steps[1], [0], sizes[0], steps[0], alloc.memref.type)
+    block = alloc.parent_block()
+    assert block is not None
+    block.insert_op_before(part, alloc)
+    return part.result
 
 
 def live_ranges(function: func.FuncOp) -> list[Buffer]:
@@ -98,7 +116,7 @@ def live_ranges(function: func.FuncOp) -> list[Buffer]:
         places = [order[ancestor_in(alloc, user)] for user, _ in users]
         written = any(writes for _, writes in users)
         kind = alloc.memref.type
-        size = math.prod(kind.get_shape()) * bytes_of(kind.element_type) if written else 0
+        size = math.prod(map(most, shape_of(alloc.memref))) * bytes_of(kind.element_type) if written else 0
         buffers.append(Buffer(alloc, size, min(places, default=0), max(places, default=0)))
     return buffers
 

@@ -127,6 +127,7 @@ def plan_of(nest: scf.ParallelOp, target: Cpu, tile: int = 0) -> Plan | None:
     d = best[1]
     reduces = any(isinstance(op, scf.ForOp) for op in nest.body.walk())
     extent = _extent(nest, d)
+    assert extent is not None  # its cost is known
     whole = max(extent // lanes, 1)
     if not reduces:
         return Plan(d, None, lanes, 1, 1)
@@ -136,13 +137,17 @@ def plan_of(nest: scf.ParallelOp, target: Cpu, tile: int = 0) -> Plan | None:
         return Plan(d, None, lanes, min(whole, 8), 1)
     vectors = min(whole, 2)
     most = tile or budget // vectors
-    return Plan(d, rows_loop, lanes, vectors, _rows(_extent(nest, rows_loop), vectors, most))
+    rows = _extent(nest, rows_loop)
+    return Plan(d, rows_loop, lanes, vectors, _rows(MANY_ROWS if rows is None else rows, vectors, most))
 
 
-def _extent(nest: scf.ParallelOp, d: int) -> int:
-    extent = affine.constant(nest.upperBound[d])
-    assert extent is not None
-    return extent
+MANY_ROWS = 960
+"""What the rows of a run-time extent are taken for when a tile's height is chosen: a multiple of every height."""
+
+
+def _extent(nest: scf.ParallelOp, d: int) -> int | None:
+    """The extent of a loop, None where only the run knows it."""
+    return affine.constant(nest.upperBound[d])
 
 
 def _has_vector_form(nest: scf.ParallelOp) -> bool:
@@ -178,7 +183,7 @@ def _has_vector_form(nest: scf.ParallelOp) -> bool:
 def _cost(nest: scf.ParallelOp, d: int, loop: SSAValue, lanes: int) -> float | None:
     """Cost per element with loop `d` on lanes; None where its loads would have to be gathered."""
     extent = _extent(nest, d)
-    if extent < 4 or affine.constant(nest.step[d]) != 1:
+    if extent is None or extent < 4 or affine.constant(nest.step[d]) != 1:
         return None
     small = 4 if lanes > 4 else lanes
     wide, rest = divmod(extent, lanes)
@@ -197,7 +202,8 @@ def _rows_loop(nest: scf.ParallelOp, lanes_loop: int) -> int | None:
     across = nest.body.block.args[lanes_loop]
     best: tuple[int, int, int] | None = None
     for d, loop in enumerate(nest.body.block.args):
-        if d == lanes_loop or _extent(nest, d) < 2:
+        extent = _extent(nest, d)
+        if d == lanes_loop or (extent is not None and extent < 2):
             continue
         kept = sum(
             times
@@ -206,7 +212,7 @@ def _rows_loop(nest: scf.ParallelOp, lanes_loop: int) -> int | None:
         )
         if any(_movement(op, loop) is None for op, _ in _accesses(nest)):
             continue
-        candidate = (kept, min(_extent(nest, d), 16), d)
+        candidate = (kept, min(extent or 16, 16), d)
         if kept and (best is None or candidate > best):
             best = candidate
     return None if best is None else best[2]
@@ -280,17 +286,38 @@ class _Tiler:
             self._tile(body, loops, lanes, count, 1)
         else:
             extent = _extent(self.nest, plan.rows_loop)
-            whole = extent - extent % plan.rows
-            for rows, start, end in ((plan.rows, 0, whole), (extent - whole, whole, extent)):
-                if start < end:
-                    inner, row = self._loop(body, start, end, rows, plan.rows_loop)
-                    self._tile(inner, {**loops, plan.rows_loop: row}, lanes, count, rows)
+            if extent is None:
+                self._run_time_rows(body, loops, lanes, count)
+            else:
+                whole = extent - extent % plan.rows
+                for rows, start, end in ((plan.rows, 0, whole), (extent - whole, whole, extent)):
+                    if start < end:
+                        inner, row = self._loop(body, start, end, rows, plan.rows_loop)
+                        self._tile(inner, {**loops, plan.rows_loop: row}, lanes, count, rows)
         if body is not block:
             body.add_op(scf.ReduceOp())
+
+    def _run_time_rows(self, body: Block, loops: dict[int, SSAValue], lanes: int, count: int) -> None:
+        """Whole tiles of rows, then single rows, where only the run knows how many rows there are."""
+        plan = self.plan
+        assert plan.rows_loop is not None
+        end, height = self.nest.upperBound[plan.rows_loop], self.indices.constant(plan.rows)
+        rest = arith.RemUIOp(end, height)
+        whole = arith.SubiOp(end, rest.result)
+        body.add_ops([rest, whole])
+        zero, one = self.indices.constant(0), self.indices.constant(1)
+        for rows, start, stop, step in ((plan.rows, zero, whole.result, height), (1, whole.result, end, one)):
+            if rows == 1 and plan.rows == 1 and stop is whole.result:
+                continue
+            inner = Block(arg_types=[IndexType()])
+            inner.args[0].name_hint = self.nest.body.block.args[plan.rows_loop].name_hint
+            body.add_op(scf.ForOp(start, stop, step, [], inner))
+            self._tile(inner, {**loops, plan.rows_loop: inner.args[0]}, lanes, count, rows)
 
     def _lane_segments(self) -> Iterable[tuple[int, int, int, int]]:
         """(lanes, vectors, start, end): whole tiles, then what is left by fewer vectors, 4 lanes, single elements."""
         plan, extent = self.plan, _extent(self.nest, self.plan.lanes_loop)
+        assert extent is not None
         start = 0
         for lanes in dict.fromkeys((plan.lanes, min(plan.lanes, 8), min(plan.lanes, 4))):
             counts = (plan.vectors, *range(plan.vectors - 1, 0, -1)) if lanes == plan.lanes else (1,)

@@ -18,19 +18,23 @@ from dataclasses import dataclass
 from functools import cache
 from typing import ClassVar
 
+from xdsl.builder import Builder
 from xdsl.context import Context
-from xdsl.dialects import func
+from xdsl.dialects import arith, func, tensor
 from xdsl.dialects.builtin import FunctionType, ModuleOp, TensorType
-from xdsl.ir import Attribute, Block, SSAValue
+from xdsl.dialects.linalg import ops as linalg
+from xdsl.ir import Attribute, Block, BlockArgument, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
 
+from sofie import extents, structured
 from sofie.dialects.onnx import OnnxOp
+from sofie.dialects.sofie import ExtentsOp
 from sofie.dialects.types import element_of, shape_of, signless
 from sofie.dialects.types import tensor as tensor_type
 from sofie.errors import SofieError, UnsupportedError
 from sofie.passes.lower_onnx.builder import Lowering
-from sofie.rewrite import blame, replace_results
+from sofie.rewrite import blame, erase, replace, replace_results
 
 Rule = Callable[[OnnxOp, Lowering], SSAValue | Sequence[SSAValue]]
 
@@ -101,7 +105,35 @@ def _lower_function(function: func.FuncOp) -> None:
                     f"{blame(op)}: lowered to {value.type} where {expected} was inferred; report this model"
                 )
         replace_results(op, values[: len(op.results)])
+    for listed in [op for op in function.walk() if isinstance(op, ExtentsOp)]:
+        if listed.result.uses:
+            _lower_extents(listed)
+        else:
+            erase(listed)
     _update_type(function)
+
+
+def _lower_extents(op: ExtentsOp) -> None:
+    """A list of sizes that is read as a tensor: each element selects its size by its place."""
+    element, shape, block = element_of(op.result), shape_of(op.result), op.parent_block()
+    assert block is not None
+    numbers: list[SSAValue] = []
+    for extent in op.values:
+        cast = arith.IndexCastOp(extents.value(extent, op), element)
+        block.insert_op_before(cast, op)
+        numbers.append(cast.result)
+
+    def body(builder: Builder, _args: tuple[BlockArgument, ...]) -> list[SSAValue]:
+        chosen = numbers[0]
+        for place, number in enumerate(numbers[1:], 1):
+            here = builder.insert(linalg.IndexOp(0)).result
+            hit = builder.insert(arith.CmpiOp(here, builder.insert(extents.constant(place)).result, "eq")).result
+            chosen = builder.insert(arith.SelectOp(hit, number, chosen)).result
+        return [chosen]
+
+    empty = tensor.EmptyOp([], tensor_type(element, shape))
+    generic = structured.generic([], [empty.tensor], [structured.identity(len(shape))], body)
+    replace(op, [empty, generic], [generic.results[0]])
 
 
 def _drop_sign(value: SSAValue) -> None:

@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from operator import index
 
 import numpy as np
 from xdsl.builder import Builder
-from xdsl.dialects import tensor
-from xdsl.dialects.builtin import ArrayAttr, IntegerAttr, i64
+from xdsl.dialects import arith, tensor
+from xdsl.dialects.builtin import DYNAMIC_INDEX, ArrayAttr, IntegerAttr, i64
+from xdsl.dialects.utils.dynamic_index_list import split_dynamic_index_list
 from xdsl.ir import Attribute, BlockArgument, Operation, SSAValue
 from xdsl.ir.affine import AffineExpr, AffineMap
 
-from sofie import structured
+from sofie import extents, sizes, structured
 from sofie.dialects.onnx import OnnxOp
-from sofie.dialects.sofie import WeightOp
-from sofie.dialects.types import element_of, is_unsigned, shape_of, signless
+from sofie.dialects.sofie import ExtentsOp, WeightOp
+from sofie.dialects.types import element_of, is_float, is_unsigned, shape_of, signless
 from sofie.dialects.types import tensor as tensor_type
 from sofie.errors import SofieError, UnsupportedError
 from sofie.passes.lower_onnx.scalars import Scalars, constant_op
@@ -72,13 +74,15 @@ class Lowering:
         return value.owner.blob.value if isinstance(value.owner, WeightOp) else None
 
     def known_ints(self, index: int) -> list[int] | None:
-        """A constant list of integers (shape, axes, pads, ...), None where the operand is absent.
+        """A list of integers (shape, axes, pads, ...) that is known, run-time sizes included; None where it is absent.
 
         Raises UnsupportedError, with the remedy, where it is a run-time value.
         """
         value = self.optional(index)
         if value is None:
             return None
+        if isinstance(value.owner, ExtentsOp):
+            return list(value.owner.values)
         array = self.known(value)
         if array is None:
             name = self.op.SCHEMA.inputs[index].name
@@ -88,7 +92,7 @@ class Lowering:
         return [int(v) for v in np.asarray(array).reshape(-1)]
 
     def result_shape(self, index: int = 0) -> tuple[int, ...]:
-        """The static shape of a result."""
+        """The shape of a result."""
         return shape_of(self.op.results[index])
 
     def result_element(self, index: int = 0) -> Attribute:
@@ -118,7 +122,18 @@ class Lowering:
 
     def empty(self, shape: Sequence[int], element: Attribute) -> SSAValue:
         """A tensor without contents: a destination."""
-        return self.insert(tensor.EmptyOp([], tensor_type(element, shape)))
+        return self.insert(tensor.EmptyOp(extents.values(shape, self.op), tensor_type(element, shape)))
+
+    def number(self, extent: int, kind: Attribute) -> Callable[[Scalars], SSAValue]:
+        """An extent as a scalar of type `kind` inside a body: a literal, or a value computed before the op."""
+        if not isinstance(extent, sizes.Size):
+            return lambda s: s.constant(extent, kind)
+        value = self.insert(arith.IndexCastOp(extents.value(extent, self.op), i64))
+        if is_float(kind):
+            value = self.insert(arith.SIToFPOp(value, kind))
+        elif kind != i64:
+            value = self.insert(arith.TruncIOp(value, kind))
+        return lambda s: value
 
     def fill(self, value: float | int, shape: Sequence[int], element: Attribute) -> SSAValue:
         """A tensor with `value` everywhere."""
@@ -157,7 +172,7 @@ class Lowering:
 
         `element` is the result's element type, by default that of the first operand.
         """
-        shape = np.broadcast_shapes(*[shape_of(v) for v in operands])
+        shape = sizes.broadcast(*[shape_of(v) for v in operands])
         rank = len(shape)
         literals: dict[int, float | int | bool] = {}
         tensors: list[SSAValue] = []
@@ -232,7 +247,7 @@ class Lowering:
             maps = [structured.dims_map(len(new), [None] * len(old)), structured.identity(len(new))]
             return self.generic([x], [self.empty(new, element_of(x))], maps, lambda _, args: [args[0]])[0]
         for step in reshape_steps(old, new):
-            x = self.insert(reshape_op(x, step))
+            x = self.insert(reshape_op(x, step, self.op))
         return x
 
     def transpose(self, x: SSAValue, permutation: Sequence[int]) -> SSAValue:
@@ -268,24 +283,25 @@ class Lowering:
         return self.slice(x, offsets, shape, [-1 if a in axes else 1 for a in range(len(shape))])
 
     def slice(
-        self, x: SSAValue, offsets: Sequence[int], sizes: Sequence[int], strides: Sequence[int] | None = None
+        self, x: SSAValue, offsets: Sequence[int], shape: Sequence[int], strides: Sequence[int] | None = None
     ) -> SSAValue:
-        """x[offset : offset + size * stride : stride] per axis; negative strides walk backwards."""
-        steps = list(strides or [1] * len(sizes))
-        if list(sizes) == list(shape_of(x)) and all(s == 1 for s in steps):
+        """x[offset : offset + extent * stride : stride] per axis; negative strides walk backwards."""
+        steps = list(strides or [1] * len(shape))
+        if list(shape) == list(shape_of(x)) and all(s == 1 for s in steps):
             return x
-        if math.prod(sizes) == 0:
-            return self.empty(sizes, element_of(x))
+        if math.prod(shape) == 0:
+            return self.empty(shape, element_of(x))
         if all(s > 0 for s in steps):
-            kind = tensor_type(element_of(x), sizes)
-            return self.insert(tensor.ExtractSliceOp(x, list(offsets), list(sizes), steps, kind))
+            kind = tensor_type(element_of(x), shape)
+            at, size = extents.mixed(offsets, self.op), extents.mixed(shape, self.op)
+            return self.insert(tensor.ExtractSliceOp(x, at, size, steps, kind))
         rank = len(steps)
         walk: list[AffineExpr | int | None] = [
-            d if (s, o) == (1, 0) and sizes[d] == shape_of(x)[d] else AffineExpr.dimension(d) * s + o
+            d if (s, o) == (1, 0) and shape[d] == shape_of(x)[d] else AffineExpr.dimension(d) * s + index(o)
             for d, (s, o) in enumerate(zip(steps, offsets, strict=True))
         ]
         maps = [structured.dims_map(rank, walk), structured.identity(rank)]
-        return self.generic([x], [self.empty(sizes, element_of(x))], maps, lambda _, args: [args[0]])[0]
+        return self.generic([x], [self.empty(shape, element_of(x))], maps, lambda _, args: [args[0]])[0]
 
     def insert_slice(
         self, x: SSAValue, into: SSAValue, offsets: Sequence[int], strides: Sequence[int] | None = None
@@ -294,7 +310,8 @@ class Lowering:
         if math.prod(shape_of(x)) == 0:
             return into
         steps = list(strides or [1] * len(offsets))
-        return self.insert(tensor.InsertSliceOp.from_static_parameters(x, into, list(offsets), shape_of(x), steps))
+        at, size = extents.mixed(offsets, self.op), extents.mixed(shape_of(x), self.op)
+        return self.insert(insert_slice_op(x, into, at, size, steps))
 
     def concat(self, parts: Sequence[SSAValue], axis: int) -> SSAValue:
         """`numpy.concatenate`."""
@@ -329,7 +346,8 @@ Step = tuple[str, tuple[int, ...], list[list[int]]]
 def reshape_steps(old: Sequence[int], new: Sequence[int]) -> list[Step]:
     """The views that turn shape `old` into `new`: collapse, then expand, as needed.
 
-    Both have rank 1 at least and equal, nonzero element counts.
+    Both have rank 1 at least and equal, nonzero element counts. Raises UnsupportedError where run-time sizes hide how
+    their axes correspond.
     """
     groups: list[tuple[list[int], list[int]]] = []
     i = j = 0
@@ -342,7 +360,10 @@ def reshape_steps(old: Sequence[int], new: Sequence[int]) -> list[Step]:
         size_a, size_b = old[i], new[j]
         i, j = i + 1, j + 1
         while size_a != size_b:
-            if size_a < size_b:
+            shorter_old = sizes.most(size_a) < sizes.most(size_b)
+            if (i if shorter_old else j) == len(old if shorter_old else new):
+                raise UnsupportedError(f"a reshape of {_listed(old)} to {_listed(new)} needs sizes that are numbers")
+            if shorter_old:
                 size_a *= old[i]
                 a.append(i)
                 i += 1
@@ -360,17 +381,34 @@ def reshape_steps(old: Sequence[int], new: Sequence[int]) -> list[Step]:
     return steps
 
 
+def _listed(shape: Sequence[int]) -> str:
+    return f"({', '.join(map(str, shape))})"
+
+
+def insert_slice_op(
+    x: SSAValue,
+    into: SSAValue,
+    offsets: Sequence[SSAValue | int],
+    shape: Sequence[SSAValue | int],
+    strides: Sequence[SSAValue | int],
+) -> tensor.InsertSliceOp:
+    """One `tensor.insert_slice` from numbers and values."""
+    at, size, step = (split_dynamic_index_list(part, DYNAMIC_INDEX) for part in (offsets, shape, strides))
+    return tensor.InsertSliceOp.get(x, into, size[0], at[0], step[0], at[1], size[1], step[1])
+
+
 def reassociation(groups: Sequence[Sequence[int]]) -> ArrayAttr[ArrayAttr[IntegerAttr]]:
     """The attribute of `collapse_shape` and `expand_shape`."""
     return ArrayAttr([ArrayAttr([IntegerAttr(d, i64) for d in group]) for group in groups])
 
 
-def reshape_op(x: SSAValue, step: Step) -> Operation:
-    """One `tensor.collapse_shape` or `tensor.expand_shape`."""
+def reshape_op(x: SSAValue, step: Step, before: Operation) -> Operation:
+    """One `tensor.collapse_shape` or `tensor.expand_shape`; what it needs of sizes is computed just before an op."""
     kind, shape, groups = step
     result = tensor_type(element_of(x), shape)
     if kind == "expand":
-        return tensor.ExpandShapeOp(x, [], reassociation(groups), list(shape), result)
+        dynamic = extents.values(shape, before)
+        return tensor.ExpandShapeOp(x, dynamic, reassociation(groups), list(result.get_shape()), result)
     return tensor.CollapseShapeOp.build(
         operands=[x], result_types=[result], properties={"reassociation": reassociation(groups)}
     )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from xdsl.ir import SSAValue
 from xdsl.ir.affine import AffineExpr
 
-from sofie import structured
+from sofie import sizes, structured
 from sofie.dialects.onnx import OnnxOp
 from sofie.dialects.types import element_of, shape_of
 from sofie.errors import SofieError
@@ -46,11 +46,8 @@ def matmul(op: OnnxOp, build: Lowering) -> SSAValue:
         b = build.reshape(b, [*shape_of(b), 1])
     *batch_a, m, _ = shape_of(a)
     *batch_b, k, n = shape_of(b)
-    rank = max(len(batch_a), len(batch_b))
-    batch = [
-        max(x, y) if min(x, y) else 0
-        for x, y in zip([1] * (rank - len(batch_a)) + batch_a, [1] * (rank - len(batch_b)) + batch_b, strict=True)
-    ]
+    batch = sizes.broadcast(batch_a, batch_b)
+    rank = len(batch)
     row, column, inner, loops = rank, rank + 1, rank + 2, rank + 3
 
     def dims(own: list[int], last: list[int]) -> list[int | AffineExpr | None]:

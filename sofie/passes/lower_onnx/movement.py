@@ -9,7 +9,7 @@ from typing import Literal, cast
 import numpy as np
 from xdsl.ir import SSAValue
 
-from sofie import structured
+from sofie import sizes, structured
 from sofie.dialects.onnx import OnnxOp
 from sofie.dialects.types import element_of, shape_of
 from sofie.errors import SofieError, UnsupportedError
@@ -59,13 +59,25 @@ def slice_(op: OnnxOp, build: Lowering) -> SSAValue:
     axes = build.known_ints(3)
     axes = list(range(len(starts))) if axes is None else axes
     steps = build.known_ints(4) or [1] * len(starts)
-    offsets, sizes, strides = [0] * len(shape), list(shape), [1] * len(shape)
+    offsets, extents, strides = [0] * len(shape), list(shape), [1] * len(shape)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         if step == 0:
             raise SofieError("a step of 0 is not allowed")
-        picked = range(shape[axis])[slice(start, _backward_end(end, shape[axis], step), step)]
-        offsets[axis], sizes[axis], strides[axis] = picked.start, len(picked), step
-    return build.slice(x, offsets, sizes, strides)
+        if sizes.is_static((shape[axis], start, end)):
+            picked = range(shape[axis])[slice(start, _backward_end(end, shape[axis], step), step)]
+            offsets[axis], extents[axis], strides[axis] = picked.start, len(picked), step
+        else:
+            offsets[axis] = _offset(start, shape[axis], step)
+            extents[axis], strides[axis] = build.result_shape()[axis], step
+    return build.slice(x, offsets, extents, strides)
+
+
+def _offset(start: int, extent: int, step: int) -> int:
+    """Where a slice starts that moves along an axis of a run-time extent."""
+    if step < 0:
+        raise UnsupportedError(f"a backward slice needs the size {extent} as a number; give it one with --dim")
+    first = start + extent if start < 0 else start
+    return max(min(first, extent), 0)
 
 
 def _backward_end(end: int, extent: int, step: int) -> int | None:

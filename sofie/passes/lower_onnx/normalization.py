@@ -128,19 +128,19 @@ def instance_normalization(op: OnnxOp, build: Lowering) -> SSAValue:
 
 def _centered(build: Lowering, x: SSAValue, axes: list[int]) -> tuple[SSAValue, SSAValue]:
     """The mean over `axes`, extents kept as 1, and x without it."""
-    count = math.prod(shape_of(x)[a] for a in axes)
+    count = build.number(math.prod(shape_of(x)[a] for a in axes), element_of(x))
     total = build.reduce(lambda s, v, acc: s.add(acc, v), 0, x, axes, keep=True)
-    mean = build.elementwise(lambda s, v: s.div(v, s.constant(count, v.type)), total)
+    mean = build.elementwise(lambda s, v: s.div(v, count(s)), total)
     return mean, build.elementwise(lambda s, v, m: s.sub(v, m), x, mean)
 
 
 def _inverse_deviation(build: Lowering, x: SSAValue, axes: list[int], epsilon: float) -> SSAValue:
     """1 / sqrt(mean(x^2) + epsilon) over `axes`, extents kept as 1."""
-    count = math.prod(shape_of(x)[a] for a in axes)
+    count = build.number(math.prod(shape_of(x)[a] for a in axes), element_of(x))
     total = build.reduce(lambda s, v, acc: s.add(acc, s.mul(v, v)), 0, x, axes, keep=True)
 
     def fn(s: Scalars, v: SSAValue) -> SSAValue:
-        mean = s.div(v, s.constant(count, v.type))
+        mean = s.div(v, count(s))
         return s.div(s.constant(1, v.type), s.unary("sqrt", s.add(mean, s.constant(epsilon, v.type))))
 
     return build.elementwise(fn, total)

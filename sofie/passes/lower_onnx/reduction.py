@@ -84,10 +84,11 @@ def reduce(op: OnnxOp, build: Lowering) -> SSAValue:
         return build.elementwise(_by_way_of_floats(fold.after), total)
     if not fold.mean:
         return total
-    count = int(np.prod([shape[a] for a in axes]))
+    count = math.prod(shape[a] for a in axes)
     if not is_float(kind) and count == 0:
         raise SofieError("the mean of no integers is not defined")
-    return build.elementwise(lambda s, v: s.div(v, s.constant(count, kind)), total)
+    divisor = build.number(count, kind)
+    return build.elementwise(lambda s, v: s.div(v, divisor(s)), total)
 
 
 def _by_way_of_floats(fn: Unary) -> Unary:

@@ -25,7 +25,7 @@ __all__ = ["SofieError", "UnsupportedError", "compile", "generate"]
 def compile(  # the field's own word, always written sofie.compile
     model: str | Path | bytes | onnx.ModelProto,
     *,
-    dims: Mapping[str, int] | None = None,
+    dims: Mapping[str, int | tuple[int, int]] | None = None,
     set: Mapping[str, object] | None = None,  # named like the command line's --set
     cpu: str = "native",
     blas: str = "none",
@@ -34,7 +34,8 @@ def compile(  # the field's own word, always written sofie.compile
 ) -> Model:
     """A model (path, bytes or ModelProto) as machine code in this process.
 
-    dims: sizes of free dimensions by name ("batch") or "input:axis". set: inputs that become constants. cpu: "native",
+    dims: sizes of free dimensions by name ("batch") or "input:axis"; a pair (1, 64) leaves one to the run, and the
+    model takes any size in between without being compiled again. set: inputs that become constants. cpu: "native",
     "x86-64-v4", "x86-64-v3", "portable" or "scalar". blas: "none" or "cblas". passes: groups and passes of
     `sofie.pipeline`. without: optional passes to leave out. Needs a C++ compiler; its work is cached on disk.
 
@@ -52,7 +53,7 @@ def generate(
     *,
     name: str | None = None,
     weights: str = "file",
-    dims: Mapping[str, int] | None = None,
+    dims: Mapping[str, int | tuple[int, int]] | None = None,
     set: Mapping[str, object] | None = None,  # named like the command line's --set
     cpu: str = "native",
     blas: str = "none",

@@ -114,12 +114,18 @@ def check(
         options = inputs.bind(options, proto.graph, feeds)
     model = compile_model(proto, options, default_name(source), progress)
     rng = np.random.default_rng(seed)
-    given = [feeds] if feeds is not None else [inputs.draw(model.inputs, rng) for _ in range(samples)]
+    given = [feeds] if feeds is not None else _drawn(model, samples, rng)
     judge = _Judge(proto, model, options.values)
     for number, sample in enumerate(given, 1):
         tell(f"compare sample {number} of {len(given)}")
         judge.compare(sample)
     return judge.report(printable(default_name(source)), None if feeds is not None else seed)
+
+
+def _drawn(model: Model, samples: int, rng: np.random.Generator) -> list[dict[str, Array]]:
+    """Random inputs, each sample at several run-time sizes where the model has them."""
+    sizes = [inputs.draw_sizes(model.program.sizes, rng) for _ in range(samples)]
+    return [inputs.draw(model.inputs, rng, numbers) for choices in sizes for numbers in choices]
 
 
 class _Judge:
@@ -144,7 +150,8 @@ class _Judge:
 
     def compare(self, sample: Mapping[str, Array]) -> None:
         """Adds one sample to the tallies."""
-        feeds = {port.name: conform(sample[port.name], port) for port in self._model.inputs}
+        sizes: dict[str, int] = {}
+        feeds = {port.name: conform(sample[port.name], port, sizes) for port in self._model.inputs}
         results = self._model.run(feeds)
         everything = feeds | self._fixed
         native, runtime = self._native.run(everything), self._runtime.run(everything)

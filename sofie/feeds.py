@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sofie.errors import SofieError, printable
+from sofie.sizes import Symbol, at
 from sofie.weights import Array
 
 if TYPE_CHECKING:
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
     from sofie.compiler import Options
     from sofie.emit.cpp import Port
+
+NO_SIZES: Mapping[str, int] = MappingProxyType({})
 
 SMALL_INTEGERS = 4
 """Random integers are below this: valid as tokens and indices of almost any model."""
@@ -67,7 +71,10 @@ def bind(options: Options, graph: onnx.GraphProto, feeds: Mapping[str, Array]) -
         size = int(feeds[name].shape[axis])
         here = f"{name}:{axis}"
         key = here if here in dims or not parameter else parameter
-        if dims.setdefault(key, size) != size:
+        known_size = dims.setdefault(key, size)
+        if not isinstance(known_size, int):  # the run tells it, so long as it is in bounds
+            continue
+        if known_size != size:
             known = f"{origin[key]} makes that dimension {dims[key]}"
             raise SofieError(f"input {printable(name)!r} has {size} along axis {axis}, but {known}")
         origin.setdefault(key, f"input {printable(name)!r}")
@@ -83,13 +90,23 @@ def check_names(feeds: Mapping[str, Array], names: Sequence[str]) -> None:
         raise SofieError(f"input {printable(missing[0])!r} is missing; the model's inputs are {listed}")
 
 
-def draw(ports: Sequence[Port], rng: np.random.Generator) -> dict[str, Array]:
-    """Random inputs: standard normal for floats, small integers and coin flips otherwise."""
-    return {port.name: _draw(port, rng) for port in ports}
+def draw(ports: Sequence[Port], rng: np.random.Generator, sizes: Mapping[str, int] = NO_SIZES) -> dict[str, Array]:
+    """Random inputs for the given run-time sizes: standard normal for floats, small integers and coin flips else."""
+    return {port.name: _draw(port, at(port.shape, sizes), rng) for port in ports}
 
 
-def _draw(port: Port, rng: np.random.Generator) -> Array:
+def _draw(port: Port, shape: Sequence[int], rng: np.random.Generator) -> Array:
     dtype = np.dtype(port.dtype)
     if dtype.kind == "f":
-        return rng.standard_normal(port.shape).astype(dtype)
-    return rng.integers(0, 2 if dtype.kind == "b" else SMALL_INTEGERS, port.shape).astype(dtype)
+        return rng.standard_normal(shape).astype(dtype)
+    return rng.integers(0, 2 if dtype.kind == "b" else SMALL_INTEGERS, shape).astype(dtype)
+
+
+def draw_sizes(symbols: Iterable[Symbol], rng: np.random.Generator) -> list[dict[str, int]]:
+    """Run-time sizes worth a test: the largest, the smallest, and some in between; one empty choice without any."""
+    listed = list(symbols)
+    if not listed:
+        return [{}]
+    between = {s.name: int(rng.integers(s.low, s.high, endpoint=True)) for s in listed}
+    choices = [{s.name: s.high for s in listed}, {s.name: s.low for s in listed}, between]
+    return [choice for k, choice in enumerate(choices) if choice not in choices[:k]]

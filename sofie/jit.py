@@ -19,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -156,7 +157,7 @@ class Compiled:
         self._weights[:] = data
         self._arena = aligned(max(self.program.arena_bytes, 64))
 
-    def run(self, inputs: Sequence[Array], sizes: Mapping[str, int]) -> list[Array]:
+    def run(self, inputs: Sequence[Array], sizes: Mapping[str, int] = MappingProxyType({})) -> list[Array]:
         """The outputs, freshly allocated, for these run-time sizes by name.
 
         The inputs must be contiguous and of the model's types and shapes.

@@ -59,12 +59,15 @@ def check(model: Path, source: Path | None, seed: int, samples: int, as_json: bo
 
 
 def plain(value: Any) -> Any:
-    """`value` with the floats that JSON cannot hold as text: "inf", "nan"."""
+    """`value` with what JSON cannot hold as text: "inf", "nan", run-time sizes."""
+    from sofie.sizes import Size
+
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+    unspeakable = isinstance(value, Size) or (isinstance(value, float) and not math.isfinite(value))
+    return str(value) if unspeakable else value
 
 
 def _show(report: Report) -> None:

@@ -79,8 +79,9 @@ def usage(generated: Generated) -> list[str]:
     weights = f'("{generated.data.name}")' if generated.data is not None else ""
     results = ", ".join(p.parameter for p in program.outputs)
     results = f"[{results}]" if len(program.outputs) > 1 else results
+    arguments = [*program.sizes.values(), *(p.parameter for p in program.inputs)]
     return [
         f'#include "{generated.header.name}"',
         f"SOFIE_{program.name}::Session session{weights};",
-        f"auto {results} = session.infer({', '.join(p.parameter for p in program.inputs)});",
+        f"auto {results} = session.infer({', '.join(arguments)});",
     ]

@@ -18,18 +18,21 @@ CPUS = ("native", "x86-64-v4", "x86-64-v3", "portable", "scalar")
 DEFAULT_PIPELINE = "fuse,lower"
 
 
-def dims(pairs: Iterable[str]) -> dict[str, int]:
-    """Sizes from `batch=1` and `input:0=1`; raises ValueError, in one sentence.
+def dims(pairs: Iterable[str]) -> dict[str, int | tuple[int, int]]:
+    """Sizes from `batch=1` and `input:0=1`, bounds from `batch=1..64`; raises ValueError, in one sentence.
 
-    >>> dims(["batch=1", "x:0=2"])
-    {'batch': 1, 'x:0': 2}
+    >>> dims(["batch=1", "x:0=1..64"])
+    {'batch': 1, 'x:0': (1, 64)}
     """
-    sizes: dict[str, int] = {}
+    sizes: dict[str, int | tuple[int, int]] = {}
     for key, text in _pairs(pairs, "--dim", "batch=1"):
+        low, dots, high = text.partition("..")
         try:
-            sizes[key] = int(text)
+            sizes[key] = (int(low), int(high)) if dots else int(text)
         except ValueError:
-            raise ValueError(f"--dim {key}={text}: a size is a whole number, as in --dim {key}=1") from None
+            raise ValueError(
+                f"--dim {key}={text}: a size is a whole number, as in --dim {key}=1, or bounds, as in --dim {key}=1..64"
+            ) from None
     return sizes
 
 
@@ -90,7 +93,7 @@ DIM = click.option(
     multiple=True,
     metavar="NAME=N",
     callback=_parsed(dims),
-    help="Size of a free dimension, by its name or as INPUT:AXIS; repeatable.",
+    help="Size of a free dimension, by its name or as INPUT:AXIS; 1..64 leaves it to the run; repeatable.",
 )
 SET = click.option(
     "--set",

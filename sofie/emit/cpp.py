@@ -338,7 +338,7 @@ class Program:
         vectors = [f"std::vector<{p.cpp}>" for p in self.outputs]
         result = vectors[0] if len(vectors) == 1 else f"std::tuple<{', '.join(vectors)}>"
         arguments = ["weights_.data()", "arena_.get()"]
-        arguments += [f"static_cast<detail::index>({name})" for name in self.sizes.values()]
+        arguments += [f"static_cast<std::ptrdiff_t>({name})" for name in self.sizes.values()]
         arguments += [_pass(p, const=True) for p in self.inputs] + [_pass(p, const=False) for p in self.outputs]
         spell = KernelPrinter(sizes=dict(self.sizes))
         checks = "".join(self._size_check(symbol, name) for symbol, name in self.sizes.items())

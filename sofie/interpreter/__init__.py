@@ -7,7 +7,8 @@ backwards, and an access outside its buffer is an error: a pass that relies on l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from xdsl.dialects.builtin import DictionaryAttr, MemRefType, ModuleOp, StringAttr, TensorType
@@ -16,6 +17,7 @@ from xdsl.ir import SSAValue
 
 from sofie.dialects.types import element_of, numpy_dtype, shape_of
 from sofie.errors import SofieError, printable
+from sofie.extents import symbol_arguments
 from sofie.interpreter.control import ControlFunctions
 from sofie.interpreter.generic import GenericFunctions
 from sofie.interpreter.machine import Machine, poisoned
@@ -23,6 +25,7 @@ from sofie.interpreter.memory import MemoryFunctions
 from sofie.interpreter.scalars import CastFunctions, ComparisonFunctions, ElementwiseFunctions
 from sofie.interpreter.tensors import TensorFunctions, onnx_functions
 from sofie.interpreter.vectors import VectorFunctions
+from sofie.sizes import bind
 from sofie.weights import Array
 
 _FUNCTIONS = (
@@ -51,12 +54,19 @@ def run(module: ModuleOp, inputs: Sequence[Array]) -> list[Array]:
         raise SofieError("the module has no function @infer to run")
     attributes = list(infer.arg_attrs or [_NOTHING] * len(infer.body.block.args))
     ports = list(zip(infer.body.block.args, attributes, strict=True))
-    given = [port for port in ports if not _is_made(port[1])]
+    symbols = {argument: symbol for symbol, argument in symbol_arguments(infer).items()}
+    given = [port for port in ports if not _is_made(port[1]) and port[0] not in symbols]
     if len(given) != len(inputs):
         raise SofieError(f"@infer takes {len(given)} inputs, not {len(inputs)}")
-    feeds = iter(inputs)
-    arguments = [_made(v, a) if _is_made(a) else _input(v, a, next(feeds)) for v, a in ports]
-    machine = Machine(module, [*(functions() for functions in _FUNCTIONS), onnx_functions(module)])
+    sizes: dict[str, int] = {}
+    feeds = iter([_input(v, a, array, sizes) for (v, a), array in zip(given, inputs, strict=True)])
+    arguments: list[Any] = []
+    for argument, attrs in ports:
+        if argument in symbols:
+            arguments.append(np.int64(sizes[symbols[argument].name]))
+        else:
+            arguments.append(_made(argument, attrs, sizes) if _is_made(attrs) else next(feeds))
+    machine = Machine(module, [*(functions() for functions in _FUNCTIONS), onnx_functions(module)], sizes)
     with np.errstate(all="ignore"):
         returned = machine.run_ssacfg_region(infer.body, tuple(arguments))
     outputs = [k for k, (_, attrs) in enumerate(ports) if "sofie.output" in attrs.data]
@@ -71,23 +81,26 @@ def _is_made(attributes: DictionaryAttr) -> bool:
     return "sofie.output" in attributes.data or "sofie.arena" in attributes.data
 
 
-def _made(argument: SSAValue, attributes: DictionaryAttr) -> Array:
-    array = poisoned(argument)
+def _made(argument: SSAValue, attributes: DictionaryAttr, sizes: Mapping[str, int]) -> Array:
+    array = poisoned(argument, sizes)
     if "sofie.arena" in attributes.data:
         array.view(np.uint8).fill(_ARENA_POISON)
     return array
 
 
-def _input(argument: SSAValue, attributes: DictionaryAttr, array: Array) -> Array:
-    """A read-only copy of `array` as the level stores it; raises SofieError where dtype or shape differ."""
+def _input(argument: SSAValue, attributes: DictionaryAttr, array: Array, sizes: dict[str, int]) -> Array:
+    """A read-only copy of `array` as the level stores it; raises SofieError where dtype or shape differ.
+
+    Enters the run-time sizes that its shape tells into `sizes`.
+    """
     assert isinstance(argument.type, TensorType | MemRefType)
     stored = numpy_dtype(element_of(argument))
     expected, shape = _dtype(attributes, stored), shape_of(argument)
-    if array.dtype != expected or array.shape != shape:
+    if array.dtype != expected or not bind(shape, array.shape, sizes):
         name = attributes.data.get("sofie.name")
         label = printable(name.data) if isinstance(name, StringAttr) else argument.name_hint or "?"
         given = f"{array.dtype}{list(array.shape)}"
-        raise SofieError(f"input {label!r} is {given}, the model takes {expected}{list(shape)}")
+        raise SofieError(f"input {label!r} is {given}, the model takes {expected}[{', '.join(map(str, shape))}]")
     copy = np.array(array, order="C").view(stored)
     copy.flags.writeable = False
     return copy

@@ -7,7 +7,7 @@ does not vary), so that each element sees the same operations in the same order 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -25,7 +25,7 @@ from xdsl.ir.affine import (
 )
 
 from sofie import structured
-from sofie.interpreter.machine import Functions, refusal
+from sofie.interpreter.machine import Functions, numbers, refusal
 from sofie.weights import Array
 
 _OVERLAP_WORK = 100_000
@@ -44,9 +44,9 @@ class Space:
     parallel: list[int]
 
     @staticmethod
-    def of(op: GenericOp) -> Space:
+    def of(op: GenericOp, numbers: Callable[[Sequence[int]], Sequence[int]]) -> Space:
         """Reductions are walked; where the body branches, everything is."""
-        extents = structured.extents(op)
+        extents = list(numbers(structured.extents(op)))
         loops = list(range(len(extents)))
         sequential = loops if any(o.regions for o in op.body.block.ops) else structured.reductions(op)
         return Space(extents, sequential, [d for d in loops if d not in sequential])
@@ -120,7 +120,7 @@ class GenericFunctions(Functions):
         count, on_tensors = len(op.inputs), structured.is_tensor(op.outputs[0])
         arrays = [*values[:count], *(v.copy() if on_tensors else v for v in values[count:])]
         results = tuple(arrays[count:]) if on_tensors else ()
-        self._space = space = Space.of(op)
+        self._space = space = Space.of(op, lambda extents: numbers(interpreter, extents))
         if 0 in space.extents:
             return results
         arguments, maps = op.body.block.args, structured.maps_of(op)

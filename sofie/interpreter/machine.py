@@ -20,6 +20,7 @@ from sofie.dialects.types import element_of, numpy_dtype, shape_of
 from sofie.errors import SofieError
 from sofie.interpreter.lifetimes import births
 from sofie.rewrite import blame
+from sofie.sizes import at
 from sofie.weights import Array
 
 _POISON_BYTE = b"\xa5"
@@ -43,11 +44,23 @@ def poison(array: Array) -> None:
         array.fill(True if array.dtype.kind == "b" else np.frombuffer(_POISON_BYTE * array.itemsize, array.dtype)[0])
 
 
-def poisoned(value: SSAValue) -> Array:
-    """New memory for a tensor or memref value."""
-    array: Array = np.empty(shape_of(value), numpy_dtype(element_of(value)))
+def poisoned(value: SSAValue, sizes: Mapping[str, int]) -> Array:
+    """New memory for a tensor or memref value, given the run-time sizes."""
+    array: Array = np.empty(at(shape_of(value), sizes), numpy_dtype(element_of(value)))
     poison(array)
     return array
+
+
+def numbers(interpreter: Interpreter, extents: Iterable[int]) -> tuple[int, ...]:
+    """Extents, strides or offsets in this run."""
+    assert isinstance(interpreter, Machine)
+    return at(extents, interpreter.sizes)
+
+
+def room_for(interpreter: Interpreter, value: SSAValue) -> Array:
+    """New memory for a value in this run."""
+    assert isinstance(interpreter, Machine)
+    return poisoned(value, interpreter.sizes)
 
 
 class Functions(InterpreterFunctions):
@@ -78,10 +91,11 @@ class _Plan:
 
 
 class Machine(Interpreter):
-    """xDSL's interpreter with a planned walk, and the lives of the arena's buffers."""
+    """xDSL's interpreter with a planned walk, the lives of the arena's buffers, and the run-time sizes by name."""
 
-    def __init__(self, module: ModuleOp, functions: Iterable[InterpreterFunctions]) -> None:
+    def __init__(self, module: ModuleOp, functions: Iterable[InterpreterFunctions], sizes: Mapping[str, int]) -> None:
         super().__init__(module)
+        self.sizes = sizes
         for each in functions:
             self.register_implementations(each)
         self._plans: dict[Region, _Plan] = {}

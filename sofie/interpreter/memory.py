@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 from xdsl.dialects import memref, tensor
-from xdsl.dialects.builtin import MemRefType
+from xdsl.dialects.builtin import DYNAMIC_INDEX, MemRefType
 from xdsl.interpreter import Interpreter, PythonValues, impl, register_impls
 from xdsl.ir import Operation, SSAValue
 
 from sofie.dialects.blas import GemmOp
 from sofie.dialects.sofie import TileOp
-from sofie.dialects.types import element_of, numpy_dtype, shape_of
+from sofie.dialects.types import element_of, numpy_dtype, shape_of, shape_of_type, strides_and_offset
 from sofie.interpreter.lifetimes import is_written
-from sofie.interpreter.machine import Functions, poison, poisoned, refusal
+from sofie.interpreter.machine import Functions, numbers, poison, refusal, room_for
 from sofie.weights import Array
 
 _Box = memref.SubviewOp | tensor.ExtractSliceOp | tensor.InsertSliceOp
@@ -31,13 +31,17 @@ def inside(op: Operation, array: Array, indices: Sequence[Any]) -> tuple[Any, ..
     return tuple(indices)
 
 
-def static_box(op: _Box, shape: Sequence[int]) -> tuple[Any, ...]:
-    """The part of a value of `shape` that a slice names; raises SofieError where it is dynamic or reaches outside."""
-    if op.offsets or op.sizes or op.strides:
-        raise refusal(op, "has offsets, sizes or strides that are not static")
-    geometry = (op.static_offsets.get_values(), op.static_sizes.get_values(), op.static_strides.get_values())
+def geometry_of(op: _Box, dynamic: Sequence[Any]) -> list[list[int]]:
+    """Offsets, sizes and strides of a slice; `dynamic` are its run-time operands, in that order."""
+    rest = iter(dynamic)
+    static = (op.static_offsets, op.static_sizes, op.static_strides)
+    return [[int(next(rest)) if v == DYNAMIC_INDEX else v for v in part.get_values()] for part in static]
+
+
+def box_of(op: _Box, shape: Sequence[int], dynamic: Sequence[Any]) -> tuple[Any, ...]:
+    """The part of a value of `shape` that a slice names; raises SofieError where it reaches outside."""
     box = []
-    for axis, (offset, size, stride, extent) in enumerate(zip(*geometry, shape, strict=True)):
+    for axis, (offset, size, stride, extent) in enumerate(zip(*geometry_of(op, dynamic), shape, strict=True)):
         end = offset + (size - 1) * stride + 1 if size else offset
         if offset < 0 or stride < 1 or end > extent:
             raise refusal(op, f"takes {offset}:{end}:{stride} of axis {axis}, which has {extent} elements")
@@ -45,23 +49,26 @@ def static_box(op: _Box, shape: Sequence[int]) -> tuple[Any, ...]:
     return (*box, ...)
 
 
-def _typed(op: Operation, array: Array, offset: int | None) -> Array:
+def _typed(interpreter: Interpreter, op: Operation, array: Array, offset: int | None) -> Array:
     """`array` if it lies as its type says, which is all that the emitted code sees; raises SofieError if not."""
     kind = op.results[0].type
     assert isinstance(kind, MemRefType)
-    shape, strides = tuple(kind.get_shape()), kind.get_strides()
-    if array.shape != shape or strides is None:
+    steps, start = strides_and_offset(kind)
+    shape, strides = numbers(interpreter, shape_of_type(kind)), numbers(interpreter, steps)
+    if array.shape != shape:
         raise refusal(op, f"makes a buffer of shape {list(array.shape)} and declares {kind}")
     lies = [step // array.itemsize for step in array.strides]
-    wrong = any(s is not None and s != lie for s, lie, n in zip(strides, lies, shape, strict=True) if n > 1)
-    if array.size and (wrong or kind.get_offset() not in (None, offset)):
+    wrong = any(s != lie for s, lie, n in zip(strides, lies, shape, strict=True) if n > 1)
+    declared = None if start is None else numbers(interpreter, [start])[0]
+    if array.size and (wrong or declared not in (None, offset)):
         raise refusal(op, f"makes a buffer of strides {lies} at offset {offset} and declares {kind}")
     return array
 
 
-def _offset(value: SSAValue) -> int | None:
+def _offset(interpreter: Interpreter, value: SSAValue) -> int | None:
     assert isinstance(value.type, MemRefType)
-    return value.type.get_offset()
+    offset = strides_and_offset(value.type)[1]
+    return None if offset is None else numbers(interpreter, [offset])[0]
 
 
 @register_impls
@@ -71,17 +78,17 @@ class MemoryFunctions(Functions):
     @impl(memref.AllocOp)
     def alloc(self, interpreter: Interpreter, op: memref.AllocOp, values: PythonValues) -> PythonValues:
         """Poisoned memory."""
-        return (poisoned(op.memref),)
+        return (room_for(interpreter, op.memref),)
 
     @impl(memref.AllocaOp)
     def alloca(self, interpreter: Interpreter, op: memref.AllocaOp, values: PythonValues) -> PythonValues:
         """Poisoned memory, each time anew."""
-        return (poisoned(op.memref),)
+        return (room_for(interpreter, op.memref),)
 
     @impl(TileOp)
     def tile(self, interpreter: Interpreter, op: TileOp, values: PythonValues) -> PythonValues:
         """Poisoned memory of the whole value's size."""
-        return (poisoned(op.result),)
+        return (room_for(interpreter, op.result),)
 
     @impl(memref.DeallocOp)
     def dealloc(self, interpreter: Interpreter, op: memref.DeallocOp, values: PythonValues) -> PythonValues:
@@ -96,37 +103,47 @@ class MemoryFunctions(Functions):
         if sizes:
             raise refusal(op, "has sizes that are not static")
         if not is_written(op.result):
-            return (poisoned(op.result),)
+            return (room_for(interpreter, op.result),)
         dtype, shape = numpy_dtype(element_of(op.result)), shape_of(op.result)
         end = shift + math.prod(shape) * dtype.itemsize
         if shift < 0 or end > source.size:
             raise refusal(op, f"takes bytes {shift}:{end} of {source.size}")
-        return (_typed(op, source[shift:end].view(dtype).reshape(shape), 0),)
+        return (_typed(interpreter, op, source[shift:end].view(dtype).reshape(shape), 0),)
+
+    @impl(memref.ReinterpretCastOp)
+    def reinterpret_cast(
+        self, interpreter: Interpreter, op: memref.ReinterpretCastOp, values: PythonValues
+    ) -> PythonValues:
+        """The first elements of a buffer, in the extents of the run."""
+        shape = numbers(interpreter, shape_of(op.result))
+        if math.prod(shape) > values[0].size:
+            raise refusal(op, f"takes {math.prod(shape)} of {values[0].size} elements")
+        return (_typed(interpreter, op, values[0].reshape(-1)[: math.prod(shape)].reshape(shape), 0),)
 
     @impl(memref.SubviewOp)
     def subview(self, interpreter: Interpreter, op: memref.SubviewOp, values: PythonValues) -> PythonValues:
         """A box of a buffer, in place."""
         array = values[0]
-        part = array[static_box(op, array.shape)]
-        base = _offset(op.source)
-        starts = zip(op.static_offsets.get_values(), array.strides, strict=True)
+        part = array[box_of(op, array.shape, values[1:])]
+        base = _offset(interpreter, op.source)
+        starts = zip(geometry_of(op, values[1:])[0], array.strides, strict=True)
         offset = None if base is None else base + sum(o * s for o, s in starts) // array.itemsize
-        return (_typed(op, _reshaped(op, part), offset),)
+        return (_typed(interpreter, op, _reshaped(interpreter, op, part), offset),)
 
     @impl(memref.CastOp)
     def cast(self, interpreter: Interpreter, op: memref.CastOp, values: PythonValues) -> PythonValues:
         """The same buffer under a type that says less or more of its layout."""
-        return (_typed(op, values[0], _offset(op.source)),)
+        return (_typed(interpreter, op, values[0], _offset(interpreter, op.source)),)
 
     @impl(memref.CollapseShapeOp)
     def collapse(self, interpreter: Interpreter, op: memref.CollapseShapeOp, values: PythonValues) -> PythonValues:
         """The same memory under fewer axes."""
-        return (_typed(op, _reshaped(op, values[0]), _offset(op.src)),)
+        return (_typed(interpreter, op, _reshaped(interpreter, op, values[0]), _offset(interpreter, op.src)),)
 
     @impl(memref.ExpandShapeOp)
     def expand(self, interpreter: Interpreter, op: memref.ExpandShapeOp, values: PythonValues) -> PythonValues:
         """The same memory under more axes."""
-        return (_typed(op, _reshaped(op, values[0]), _offset(op.src)),)
+        return (_typed(interpreter, op, _reshaped(interpreter, op, values[0]), _offset(interpreter, op.src)),)
 
     @impl(memref.LoadOp)
     def load(self, interpreter: Interpreter, op: memref.LoadOp, values: PythonValues) -> PythonValues:
@@ -155,9 +172,9 @@ class MemoryFunctions(Functions):
         return ()
 
 
-def _reshaped(op: Operation, array: Array) -> Array:
+def _reshaped(interpreter: Interpreter, op: Operation, array: Array) -> Array:
     """The same memory under the shape of the op's result; raises SofieError where that would need a copy."""
-    result = array.reshape(shape_of(op.results[0]))
+    result = array.reshape(numbers(interpreter, shape_of(op.results[0])))
     if array.size and not np.may_share_memory(result, array):
         raise refusal(op, "reshapes a buffer whose elements do not lie one after the other")
     return result

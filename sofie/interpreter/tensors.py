@@ -8,11 +8,11 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.interpreter import Interpreter, PythonValues, impl, register_impls
 
 from sofie.dialects.onnx import DOMAINS, OnnxOp
-from sofie.dialects.sofie import WeightOp
+from sofie.dialects.sofie import ExtentsOp, WeightOp
 from sofie.dialects.types import element_of, numpy_dtype, shape_of
 from sofie.errors import SofieError
-from sofie.interpreter.machine import Functions, poisoned, refusal, tabulated
-from sofie.interpreter.memory import inside, static_box
+from sofie.interpreter.machine import Functions, numbers, refusal, room_for, tabulated
+from sofie.interpreter.memory import box_of, inside
 from sofie.reference import evaluate_node
 
 
@@ -28,7 +28,7 @@ class TensorFunctions(Functions):
     @impl(tensor.EmptyOp)
     def empty(self, interpreter: Interpreter, op: tensor.EmptyOp, values: PythonValues) -> PythonValues:
         """Poison."""
-        return (poisoned(op.tensor),)
+        return (room_for(interpreter, op.tensor),)
 
     @impl(tensor.CastOp)
     def cast(self, interpreter: Interpreter, op: tensor.CastOp, values: PythonValues) -> PythonValues:
@@ -43,31 +43,38 @@ class TensorFunctions(Functions):
     @impl(tensor.ExtractSliceOp)
     def extract_slice(self, interpreter: Interpreter, op: tensor.ExtractSliceOp, values: PythonValues) -> PythonValues:
         """A box of a tensor."""
-        return (values[0][static_box(op, values[0].shape)].reshape(shape_of(op.result)),)
+        part = values[0][box_of(op, values[0].shape, values[1:])]
+        return (part.reshape(numbers(interpreter, shape_of(op.result))),)
 
     @impl(tensor.InsertSliceOp)
     def insert_slice(self, interpreter: Interpreter, op: tensor.InsertSliceOp, values: PythonValues) -> PythonValues:
         """A copy of the destination with a box replaced."""
         source, result = values[0], np.array(values[1])
-        box = static_box(op, result.shape)
+        box = box_of(op, result.shape, values[2:])
         result[box] = source.reshape(result[box].shape)
         return (result,)
 
     @impl(tensor.CollapseShapeOp)
     def collapse(self, interpreter: Interpreter, op: tensor.CollapseShapeOp, values: PythonValues) -> PythonValues:
         """The same elements under fewer axes."""
-        return (values[0].reshape(shape_of(op.result)),)
+        return (values[0].reshape(numbers(interpreter, shape_of(op.result))),)
 
     @impl(tensor.ExpandShapeOp)
     def expand(self, interpreter: Interpreter, op: tensor.ExpandShapeOp, values: PythonValues) -> PythonValues:
         """The same elements under more axes."""
-        return (values[0].reshape(shape_of(op.result)),)
+        return (values[0].reshape(numbers(interpreter, shape_of(op.result))),)
+
+
+def _extents(self: Functions, interpreter: Interpreter, op: ExtentsOp, values: PythonValues) -> PythonValues:
+    """The sizes of this run."""
+    listed = np.array(numbers(interpreter, op.values), numpy_dtype(element_of(op.result)))
+    return (listed.reshape(shape_of(op.result)),)
 
 
 def onnx_functions(module: ModuleOp) -> Functions:
     """The meanings of the onnx ops of a module; not of all two hundred, whose classes take a while to build."""
     kinds = {type(op) for op in module.walk() if isinstance(op, OnnxOp)}
-    return tabulated(dict.fromkeys(kinds, _reference))()
+    return tabulated({ExtentsOp: _extents, **dict.fromkeys(kinds, _reference)})()
 
 
 def _reference(self: Functions, interpreter: Interpreter, op: OnnxOp, values: PythonValues) -> PythonValues:
@@ -78,7 +85,7 @@ def _reference(self: Functions, interpreter: Interpreter, op: OnnxOp, values: Py
         results = evaluate_node(op.node(), arrays, DOMAINS)
     except SofieError as error:
         raise refusal(op, f"cannot be run: {error}") from error
-    shapes = [shape_of(result) for result in op.results]
+    shapes = [numbers(interpreter, shape_of(result)) for result in op.results]
     if [r.shape for r in results] != shapes:
         raise refusal(op, f"gives shapes {[list(r.shape) for r in results]}, inference found {shapes}")
     return tuple(r.astype(numpy_dtype(element_of(v)), copy=False) for r, v in zip(results, op.results, strict=True))

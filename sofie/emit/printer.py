@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from xdsl.dialects import arith, func, math, memref, scf, vector
 from xdsl.dialects.builtin import (
+    DYNAMIC_INDEX,
     DenseIntOrFPElementsAttr,
     Float32Type,
     Float64Type,
@@ -195,7 +196,10 @@ class KernelPrinter:
         for argument in function.body.block.args:
             name = self.names(argument.name_hint or ("x" if not is_written(argument) else "y"))
             kind = argument.type
-            assert isinstance(kind, MemRefType), kind
+            if not isinstance(kind, MemRefType):
+                parameters.append(f"const {scalar_type(kind)} {name}")
+                self.spelled[argument] = Expression(name, ATOM)
+                continue
             element = scalar_type(kind.get_element_type())
             qualifier = "" if is_written(argument) else "const "
             parameters.append(f"{qualifier}{element} *{'__restrict ' if is_written(argument) else ''}{name}")
@@ -329,6 +333,19 @@ class KernelPrinter:
         for _ in op.body.block.args:
             self._close()
 
+    def _if(self, op: scf.IfOp) -> None:
+        if op.output:
+            raise SofieError(f"{blame(op)}: {op.name} hands out a value, which cannot be printed as C++")
+        self.line(f"if ({self.text(op.cond)}) {{")
+        self.depth += 1
+        self.block(op.true_region.block)
+        if op.false_region.blocks and len(op.false_region.block.ops) > 1:
+            self.depth -= 1
+            self.line("} else {")
+            self.depth += 1
+            self.block(op.false_region.block)
+        self._close()
+
     def _loop(self, variable: SSAValue, low: SSAValue, high: SSAValue, step: SSAValue) -> None:
         name = self.names(variable.name_hint or "i")
         self.spelled[variable] = Expression(name, ATOM)
@@ -342,12 +359,19 @@ class KernelPrinter:
         self.line("}")
 
     def _subview(self, op: memref.SubviewOp) -> None:
+        """The same pointer further on; one of its own where the offset is only known when running."""
         name, offset = self.pointers[op.source]
-        base, kind = op.source.type, op.result.type
-        assert isinstance(base, MemRefType) and isinstance(kind, MemRefType)
-        before, after = strides_and_offset(base)[1], strides_and_offset(kind)[1]
-        assert after is not None
-        self.pointers[op.result] = (name, offset + after - (before or 0))
+        assert isinstance(op.source.type, MemRefType)
+        strides, _ = strides_and_offset(op.source.type)
+        starts, values, terms = op.static_offsets.get_values(), iter(op.offsets), dict[str, int]()
+        for start, stride in zip(starts, strides, strict=True):
+            offset += self._collect(next(values), stride, terms) if start == DYNAMIC_INDEX else start * stride
+        if not terms or not op.result.uses:
+            self.pointers[op.result] = (name, offset)
+            return
+        moved = self.names(op.result.name_hint or f"{name}_at")
+        self.line(f"auto *const {moved} = {name} + {self._sum(terms, offset)};")
+        self.pointers[op.result] = (moved, 0)
 
     def _same_memory(self, op: Operation) -> None:
         self.pointers[op.results[0]] = self.pointers[op.operands[0]]
@@ -558,6 +582,10 @@ class KernelPrinter:
         constant = offset
         for index_value, stride in zip(indices, strides, strict=True):
             constant += self._collect(index_value, stride, terms)
+        return self._sum(terms, constant)
+
+    def _sum(self, terms: dict[str, int], constant: int) -> str:
+        """Products of names with numbers, and a number."""
         together: dict[int, list[str]] = {}
         for atom, factor in terms.items():
             if factor:
@@ -656,6 +684,7 @@ _STATEMENTS: dict[type[Operation], _Statement] = {
     memref.CollapseShapeOp: KernelPrinter._same_memory,
     memref.ExpandShapeOp: KernelPrinter._same_memory,
     scf.ForOp: KernelPrinter._for,  # type: ignore[dict-item]
+    scf.IfOp: KernelPrinter._if,  # type: ignore[dict-item]
     scf.ParallelOp: KernelPrinter._parallel,  # type: ignore[dict-item]
     scf.YieldOp: KernelPrinter._nothing,
     scf.ReduceOp: KernelPrinter._nothing,

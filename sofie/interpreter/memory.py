@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from xdsl.dialects import memref, tensor
-from xdsl.dialects.builtin import MemRefType
+from xdsl.dialects.builtin import DYNAMIC_INDEX, MemRefType
 from xdsl.interpreter import Interpreter, PythonValues, impl, register_impls
 from xdsl.ir import Operation, SSAValue
 
@@ -31,11 +31,14 @@ def inside(op: Operation, array: Array, indices: Sequence[Any]) -> tuple[Any, ..
     return tuple(indices)
 
 
-def static_box(op: _Box, shape: Sequence[int]) -> tuple[Any, ...]:
-    """The part of a value of `shape` that a slice names; raises SofieError where it is dynamic or reaches outside."""
-    if op.offsets or op.sizes or op.strides:
-        raise refusal(op, "has offsets, sizes or strides that are not static")
-    geometry = (op.static_offsets.get_values(), op.static_sizes.get_values(), op.static_strides.get_values())
+def box_of(op: _Box, shape: Sequence[int], offsets: Sequence[Any]) -> tuple[Any, ...]:
+    """The part of a value of `shape` that a slice names, its run-time `offsets` given.
+
+    Raises SofieError where sizes or strides are dynamic or it reaches outside.
+    """
+    if op.sizes or op.strides:
+        raise refusal(op, "has sizes or strides that are not static")
+    geometry = (starts_of(op, offsets), op.static_sizes.get_values(), op.static_strides.get_values())
     box = []
     for axis, (offset, size, stride, extent) in enumerate(zip(*geometry, shape, strict=True)):
         end = offset + (size - 1) * stride + 1 if size else offset
@@ -43,6 +46,12 @@ def static_box(op: _Box, shape: Sequence[int]) -> tuple[Any, ...]:
             raise refusal(op, f"takes {offset}:{end}:{stride} of axis {axis}, which has {extent} elements")
         box.append(slice(offset, end, stride))
     return (*box, ...)
+
+
+def starts_of(op: _Box, offsets: Sequence[Any]) -> list[int]:
+    """Where a slice begins on each axis, its run-time `offsets` given."""
+    values = iter(offsets)
+    return [int(next(values)) if o == DYNAMIC_INDEX else o for o in op.static_offsets.get_values()]
 
 
 def _typed(op: Operation, array: Array, offset: int | None) -> Array:
@@ -107,9 +116,9 @@ class MemoryFunctions(Functions):
     def subview(self, interpreter: Interpreter, op: memref.SubviewOp, values: PythonValues) -> PythonValues:
         """A box of a buffer, in place."""
         array = values[0]
-        part = array[static_box(op, array.shape)]
-        base = _offset(op.source)
-        starts = zip(op.static_offsets.get_values(), array.strides, strict=True)
+        part = array[box_of(op, array.shape, values[1:])]
+        base = None if op.offsets else _offset(op.source)
+        starts = zip(starts_of(op, values[1:]), array.strides, strict=True)
         offset = None if base is None else base + sum(o * s for o, s in starts) // array.itemsize
         return (_typed(op, _reshaped(op, part), offset),)
 

@@ -12,7 +12,7 @@ from sofie.dialects.sofie import WeightOp
 from sofie.dialects.types import element_of, numpy_dtype, shape_of
 from sofie.errors import SofieError
 from sofie.interpreter.machine import Functions, poisoned, refusal, tabulated
-from sofie.interpreter.memory import inside, static_box
+from sofie.interpreter.memory import box_of, inside
 from sofie.reference import evaluate_node
 
 
@@ -43,13 +43,13 @@ class TensorFunctions(Functions):
     @impl(tensor.ExtractSliceOp)
     def extract_slice(self, interpreter: Interpreter, op: tensor.ExtractSliceOp, values: PythonValues) -> PythonValues:
         """A box of a tensor."""
-        return (values[0][static_box(op, values[0].shape)].reshape(shape_of(op.result)),)
+        return (values[0][box_of(op, values[0].shape, values[1:])].reshape(shape_of(op.result)),)
 
     @impl(tensor.InsertSliceOp)
     def insert_slice(self, interpreter: Interpreter, op: tensor.InsertSliceOp, values: PythonValues) -> PythonValues:
         """A copy of the destination with a box replaced."""
         source, result = values[0], np.array(values[1])
-        box = static_box(op, result.shape)
+        box = box_of(op, result.shape, values[2:])
         result[box] = source.reshape(result[box].shape)
         return (result,)
 

@@ -234,9 +234,9 @@ class _Bufferizer:
         """The loop in place: its carried tensors are buffers from outside, other carried values stay carried."""
         block, last = op.body.block, op.body.block.last_op
         assert last is not None
-        kept = [k for k, v in enumerate(op.iter_args) if not structured.is_tensor(v)]
+        kept = [k for k, v in enumerate(op.res) if not structured.is_tensor(v)]
         for start, argument, result in zip(op.iter_args, block.args[1:], op.res, strict=True):
-            if structured.is_tensor(start):
+            if structured.is_tensor(result):
                 self.buffers[argument] = self.buffers[result] = self.buffer(start)
         self._region(block)
         body = Block(arg_types=[IndexType(), *(op.iter_args[k].type for k in kept)])

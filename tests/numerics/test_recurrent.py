@@ -10,7 +10,6 @@ import pytest
 
 from sofie import check, interpreter, pipeline
 from sofie.compiler import Options, compile_model
-from sofie.errors import SofieError, UnsupportedError
 from sofie.frontends.onnx import load
 from tests.numerics.recurrent import ACTIVATIONS, FUNCTIONS, Case, truth
 
@@ -132,3 +131,40 @@ def test_compiled(name: str) -> None:
     """A gate, a state, a length, an activation or a layout that is not what the specification says."""
     arrays = CASES[name].arrays()
     assert_as_good_as_runtime(CASES[name], arrays, run_compiled(CASES[name], arrays))
+
+
+LEVELS = (
+    "",
+    "fuse",
+    "fuse,pack-weights,assign-destinations",
+    "fuse,pack-weights,assign-destinations,bufferize,plan-memory",
+    "fuse,lower{cpu=portable}",
+    "lower{cpu=scalar in-place=false share=false}",
+)
+"""Pipelines that end at each level, and one that leaves much out."""
+
+SMALL = {"steps": 3, "batch": 2, "inputs": 2, "hidden": 4}
+BOTH = {"direction": "bidirectional"}
+SHAPES = {
+    "RNN": Case("RNN", **SMALL, attributes=BOTH, lengths=(1, 3)),
+    "GRU": Case("GRU", **SMALL, attributes=BOTH, lengths=(3, 2), at_run_time=("sequence_lens",)),
+    "linear GRU": Case("GRU", **SMALL, attributes={**BOTH, "linear_before_reset": 1}),
+    "LSTM": Case("LSTM", **SMALL, attributes=BOTH, operands=("B", "P", "initial_h", "initial_c"), lengths=(2, 3)),
+    "LSTM batch first": Case("LSTM", **SMALL, attributes={**BOTH, "layout": 1}, at_run_time=("W", "R", "B")),
+}
+
+
+@pytest.mark.parametrize("spec", LEVELS)
+@pytest.mark.parametrize("name", SHAPES)
+def test_every_level(name: str, spec: str) -> None:
+    """A pass that breaks a loop: a carried buffer overwritten too early, a slice of the wrong step, a shared byte."""
+    case = SHAPES[name]
+    arrays = case.arrays()
+    module = load(case.model(arrays))
+    if not spec and (case.attributes.get("layout") or case.lengths):
+        pytest.skip("onnx.reference, which level 1 is run by, has neither")
+    if spec:
+        pipeline.run(module, pipeline.parse(spec), verify_each=True)
+    results = interpreter.run(module, [arrays[n] for n in arrays if n in ("X", *case.at_run_time)])
+    for got, want in zip(results, truth(case, arrays), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)

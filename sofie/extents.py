@@ -128,6 +128,6 @@ def values(shape: Sequence[int], before: Operation) -> list[SSAValue]:
     return [value(e, before) for e in shape if isinstance(e, Size)]
 
 
-def mixed(extents: Sequence[int], before: Operation) -> list[SSAValue | int]:
+def mixed(extents: Sequence[int | SSAValue], before: Operation) -> list[SSAValue | int]:
     """Numbers as they are and run-time sizes as values, as upstream's slices take them."""
-    return [value(e, before) if isinstance(e, Size) else e for e in extents]
+    return [value(cast(int, e), before) if isinstance(e, Size) else e for e in extents]

@@ -40,6 +40,7 @@ def _no_memref(op: Operation) -> str | None:
     )
 
 
+_CONTROL = ("scf.for", "scf.if")
 _FRAME = frozenset({"builtin.module", "func.func", "func.return", "sofie.weight"})
 
 LEVELS = {
@@ -97,12 +98,12 @@ def check(module: ModuleOp, name: str) -> None:
 
 
 def _check_calls_only(module: ModuleOp) -> None:
-    """At the loop level @infer calls kernels and does nothing itself."""
+    """At the loop level @infer calls kernels, repeats and chooses between calls, and does nothing itself."""
     for function in module.body.block.ops:
         if function.name != "func.func" or function.properties["sym_name"].data != "infer":
             continue
-        for op in function.regions[0].block.ops:
-            if op.regions or op.name in ("memref.store", "memref.load", "memref.alloc"):
+        for op in function.regions[0].walk():
+            if (op.regions and op.name not in _CONTROL) or op.name in ("memref.store", "memref.alloc"):
                 raise SofieError(
                     f"{blame(op)}: {op.name} may not stand in @infer at the loop level; run outline-kernels"
                 )

@@ -132,6 +132,16 @@ class OnnxOp(IRDLOperation):
         found = self._default(name, default, required=False)
         return None if found is None else tuple(found)
 
+    def reals(self, name: str) -> tuple[float, ...]:
+        """A list of floats; empty where the attribute is absent."""
+        value = self.attribute(name)
+        return tuple(value.get_values()) if isinstance(value, DenseArrayBase) else ()
+
+    def strings(self, name: str) -> tuple[str, ...]:
+        """A list of strings; empty where the attribute is absent."""
+        value = self.attribute(name)
+        return tuple(v.data for v in value if isinstance(v, StringAttr)) if isinstance(value, ArrayAttr) else ()
+
     def tensor(self, name: str) -> Array | None:
         """A tensor attribute's value."""
         value = self.attribute(name)

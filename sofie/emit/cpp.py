@@ -69,6 +69,40 @@ class Port:
 
 
 @dataclass
+class EntryPrinter(KernelPrinter):
+    """Prints what stands between the kernels: pointers into weights and arena, calls, loops and conditions.
+
+    offsets: byte offset of each weight in the file, by digest.
+    """
+
+    offsets: dict[str, int] = field(default_factory=dict)
+
+    def statement(self, op: Operation) -> None:
+        """The statement of one op of @infer."""
+        if isinstance(op, WeightOp):
+            if op.result.uses:
+                self._point(op.result, "const ", "weights", self.offsets[op.blob.digest])
+        elif isinstance(op, memref.ViewOp):
+            shift = op.byte_shift.owner
+            assert isinstance(shift, arith.ConstantOp) and isinstance(shift.value, IntegerAttr)
+            if op.result.uses:
+                self._point(op.result, "", "arena", shift.value.value.data)
+        elif isinstance(op, func.CallOp):
+            arguments = [self.pointer(v) if isinstance(v.type, MemRefType) else self.text(v) for v in op.arguments]
+            self.line(f"kernels::{op.callee.root_reference.data}({', '.join(arguments)});")
+        elif isinstance(op, memref.AllocOp):
+            raise SofieError(f"{blame(op)}: a buffer has no place; run plan-memory")
+        elif not isinstance(op, arith.ConstantOp):
+            super().statement(op)
+
+    def _point(self, value: SSAValue, const: str, base: str, offset: int) -> None:
+        name = self.names(value.name_hint or ("weight" if const else "buffer"))
+        kind = scalar_type(value.type.get_element_type())  # type: ignore[attr-defined]
+        self.line(f"{const}{kind} *const {name} = detail::at<{const}{kind}>({base}, {offset});")
+        self.pointers[value] = (name, 0)
+
+
+@dataclass
 class Program:
     """Everything about a lowered model that its text is made of."""
 
@@ -119,7 +153,7 @@ class Program:
     def _places(self) -> dict[str, tuple[str, Array]]:
         found: dict[str, tuple[str, Array]] = {}
         seen: dict[str, str] = {}
-        for op in self.infer.body.block.ops:
+        for op in self.infer.walk():
             if isinstance(op, WeightOp) and op.blob.digest not in seen:
                 base = op.weight_name.data or "weight"
                 name, k = base, 1
@@ -173,16 +207,17 @@ class Program:
 
     @property
     def reads_inputs(self) -> bool:
-        """Whether any kernel reads an input; if not, the results were known when compiling."""
+        """Whether any kernel or condition reads an input; if not, the results were known when compiling."""
         given = set(self.infer.body.block.args[len(self.sizes) : len(self.sizes) + len(self.inputs)])
-        return any(_memory(v) in given for op in self._calls() for v in op.arguments)
+        readers = [op for op in self.infer.walk() if isinstance(op, func.CallOp | memref.LoadOp)]
+        return any(_memory(v) in given for op in readers for v in op.operands)
 
     def _calls(self) -> list[func.CallOp]:
-        return [op for op in self.infer.body.block.ops if isinstance(op, func.CallOp)]
+        return [op for op in self.infer.walk() if isinstance(op, func.CallOp)]
 
     def entry(self) -> str:
         """The function that runs the kernels one after the other on weights, arena, inputs and outputs."""
-        printer = KernelPrinter()
+        printer = EntryPrinter(offsets=self.offsets)
         parameters = ["const unsigned char *weights", "unsigned char *arena"]
         ports = iter([*self.inputs, *self.outputs])
         unused = {"weights", "arena"}
@@ -209,39 +244,13 @@ class Program:
             parameters.append(f"{'' if output else 'const '}{kind} *{name}")
             printer.pointers[argument] = (name, 0)
             unused.add(name)
-        for op in self.infer.body.block.ops:
-            self._entry_op(printer, op)
+        printer.block(self.infer.body.block)
         body = "\n".join(printer.lines)
         words = set(body.replace("(", " ").replace(")", " ").replace(",", " ").replace(";", " ").split())
         silenced = "".join(f"   static_cast<void>({n});\n" for n in sorted(unused - words))
         joined = ",\n    ".join(parameters)
         function = f"inline void infer(\n    {joined}) noexcept\n{{\n{silenced}{body}\n}}"
         return f"namespace detail {{\n{function}\n}} // namespace detail"
-
-    def _entry_op(self, printer: KernelPrinter, op: Operation) -> None:
-        if isinstance(op, WeightOp):
-            if op.result.uses:
-                self._point(printer, op.result, "const ", "weights", self.offsets[op.blob.digest])
-        elif isinstance(op, memref.ViewOp):
-            shift = op.byte_shift.owner
-            assert isinstance(shift, arith.ConstantOp) and isinstance(shift.value, IntegerAttr)
-            if op.result.uses:
-                self._point(printer, op.result, "", "arena", shift.value.value.data)
-        elif isinstance(op, func.CallOp):
-            arguments = ", ".join(
-                printer.pointer(v) if isinstance(v.type, MemRefType) else printer.text(v) for v in op.arguments
-            )
-            printer.line(f"kernels::{op.callee.root_reference.data}({arguments});")
-        elif isinstance(op, memref.AllocOp):
-            raise SofieError(f"{blame(op)}: a buffer has no place; run plan-memory")
-        elif not isinstance(op, arith.ConstantOp):
-            printer.statement(op)
-
-    def _point(self, printer: KernelPrinter, value: SSAValue, const: str, base: str, offset: int) -> None:
-        name = printer.names(value.name_hint or ("weight" if const else "buffer"))
-        kind = scalar_type(value.type.get_element_type())  # type: ignore[attr-defined]
-        printer.line(f"{const}{kind} *const {name} = detail::at<{const}{kind}>({base}, {offset});")
-        printer.pointers[value] = (name, 0)
 
     # -- text ----------------------------------------------------------------------------------------------------
 

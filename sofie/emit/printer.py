@@ -342,6 +342,19 @@ class KernelPrinter:
         for _ in op.body.block.args:
             self._close()
 
+    def _if(self, op: scf.IfOp) -> None:
+        if op.output:
+            raise SofieError(f"{blame(op)}: {op.name} hands out a value, which cannot be printed as C++")
+        self.line(f"if ({self.text(op.cond)}) {{")
+        self.depth += 1
+        self.block(op.true_region.block)
+        if op.false_region.blocks and len(op.false_region.block.ops) > 1:
+            self.depth -= 1
+            self.line("} else {")
+            self.depth += 1
+            self.block(op.false_region.block)
+        self._close()
+
     def _loop(self, variable: SSAValue, low: SSAValue, high: SSAValue, step: SSAValue) -> None:
         name = self.names(variable.name_hint or "i")
         self.spelled[variable] = Expression(name, ATOM)
@@ -355,27 +368,20 @@ class KernelPrinter:
         self.line("}")
 
     def _subview(self, op: memref.SubviewOp) -> None:
+        """The same pointer further on; one of its own where the offset is only known when running."""
         name, offset = self.pointers[op.source]
-        base, kind = op.source.type, op.result.type
-        assert isinstance(base, MemRefType) and isinstance(kind, MemRefType)
-        before, after = strides_and_offset(base)[1], strides_and_offset(kind)[1]
-        if not op.offsets and after is not None:
-            self.pointers[op.result] = (name, offset + after - (before or 0))
+        assert isinstance(op.source.type, MemRefType)
+        strides, _ = strides_and_offset(op.source.type)
+        starts, values, terms = op.static_offsets.get_values(), iter(op.offsets), dict[str, int]()
+        for start, stride in zip(starts, strides, strict=True):
+            offset += self._collect(next(values), stride, terms) if start == DYNAMIC_INDEX else start * stride
+        if isinstance(offset, Size):
+            offset = self._spread("", offset, terms)
+        if not terms or not op.result.uses:
+            self.pointers[op.result] = (name, offset)
             return
-        strides, terms, number = strides_and_offset(base)[0], dict[str, int](), offset
-        dynamic = iter(op.offsets)
-        for static, stride in zip(op.static_offsets.get_values(), strides, strict=True):
-            if static == DYNAMIC_INDEX:
-                number += self._collect(next(dynamic), stride, terms)
-            else:
-                number += static * stride
-        if isinstance(number, Size):
-            number = self._spread("", number, terms)
-        text = " + ".join(self._term([atom], factor) for atom, factor in terms.items() if factor)
-        moved = self.names(op.result.name_hint or name)
-        const = "" if is_written(op.result) else "const "
-        element = scalar_type(kind.get_element_type())
-        self.line(f"{const}{element} *const {moved} = {name} + {text}{f' + {number}' if number else ''};")
+        moved = self.names(op.result.name_hint or f"{name}_at")
+        self.line(f"auto *const {moved} = {name} + {self._sum(terms, offset)};")
         self.pointers[op.result] = (moved, 0)
 
     def _same_memory(self, op: Operation) -> None:
@@ -587,6 +593,10 @@ class KernelPrinter:
         constant = offset
         for index_value, stride in zip(indices, strides, strict=True):
             constant += self._collect(index_value, stride, terms)
+        return self._sum(terms, constant)
+
+    def _sum(self, terms: dict[str, int], constant: int) -> str:
+        """Products of names with numbers, and a number or a run-time size."""
         if isinstance(constant, Size):
             constant = self._spread("", constant, terms)
         together: dict[int, list[str]] = {}
@@ -707,6 +717,7 @@ _STATEMENTS: dict[type[Operation], _Statement] = {
     memref.CollapseShapeOp: KernelPrinter._same_memory,
     memref.ExpandShapeOp: KernelPrinter._same_memory,
     scf.ForOp: KernelPrinter._for,  # type: ignore[dict-item]
+    scf.IfOp: KernelPrinter._if,  # type: ignore[dict-item]
     scf.ParallelOp: KernelPrinter._parallel,  # type: ignore[dict-item]
     scf.YieldOp: KernelPrinter._nothing,
     scf.ReduceOp: KernelPrinter._nothing,

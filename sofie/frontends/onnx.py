@@ -477,14 +477,11 @@ class _Importer:
         return symbols_of([*(self.sizes.get(p) for p in params), *listed])
 
     def _emit(self, node: onnx.NodeProto, op_class: type[OnnxOp], label: str) -> None:
+        node = _without_gaps(node)
         for name, kind in self._infer(node, op_class).items():
             self.types[name] = kind
         outputs = list(node.output)
-        while outputs and not outputs[-1]:
-            outputs.pop()
-        result_types = [self._tensor_type(name) for name in outputs if name]
-        if len(result_types) != len(outputs):
-            raise UnsupportedError("an output in the middle is left out; name it")
+        result_types = [self._tensor_type(name) for name in outputs]
         attributes = {a.name: attribute_from_proto(a) for a in node.attribute}
         op = op_class.from_positions(
             [self._value(name) if name else None for name in node.input], result_types, attributes
@@ -569,6 +566,17 @@ class _Importer:
 def _at(point: probing.Point) -> str:
     """At which sizes something happened, for the end of a sentence."""
     return f" at {', '.join(f'{name}={number}' for name, number in point.items())}" if point else ""
+
+
+def _without_gaps(node: onnx.NodeProto) -> onnx.NodeProto:
+    """The node with names for outputs that are left out before others, and without those at the end."""
+    names = list(node.output)
+    while names and not names[-1]:
+        names.pop()
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    copy.output[:] = [name or f"{names[-1]}#{k}" for k, name in enumerate(names)]
+    return copy
 
 
 def _io(name: str, value: SSAValue) -> DictionaryAttr:

@@ -13,15 +13,15 @@ inserted. After this pass bufferisation is mechanical.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from xdsl.context import Context
-from xdsl.dialects import arith, func, tensor
+from xdsl.dialects import arith, func, scf, tensor
 from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, FunctionType, ModuleOp, StringAttr, UnitAttr
 from xdsl.dialects.linalg.ops import GenericOp
-from xdsl.ir import BlockArgument, Operation, OpResult, SSAValue
+from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 from xdsl.passes import ModulePass
 
 from sofie import structured
@@ -29,12 +29,21 @@ from sofie.dialects.sofie import FusedOp, WeightOp, YieldOp
 from sofie.dialects.types import element_of, shape_of
 from sofie.dialects.types import tensor as tensor_type
 from sofie.errors import UnsupportedError
-from sofie.extents import again, entries, values
+from sofie.extents import again, entries, read, values
 from sofie.passes.lower_onnx.builder import reshape_op, reshape_steps
-from sofie.rewrite import ancestor_in, erase, positions
+from sofie.rewrite import erase, positions
+from sofie.sharing import (
+    VIEWS,
+    chain,
+    exclude_each_other,
+    is_carried,
+    loop_around,
+    made_from,
+    place_in,
+    root,
+    yields,
+)
 
-RESHAPES = (tensor.CollapseShapeOp, tensor.ExpandShapeOp)
-VIEWS = (*RESHAPES, tensor.ExtractSliceOp)
 INDEX_ARITHMETIC = (arith.AddiOp, arith.MuliOp)
 DESTINATION = "sofie.destination"
 """Marks the slices this pass made: their contents are written once, by the op that got them as destination."""
@@ -51,42 +60,15 @@ class AssignDestinations(ModulePass):
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         for function in [f for f in op.walk() if isinstance(f, func.FuncOp)]:
             _own_empties(function)
+            for branching in reversed([o for o in function.walk() if isinstance(o, scf.IfOp)]):
+                _give_room(branching)
             _return_into_arguments(function)
             for insert in [o for o in function.walk() if isinstance(o, tensor.InsertSliceOp)]:
                 _compute_in_slice(insert)
             if self.in_place:
                 _overwrite_dying_operands(function)
             _copy_where_not_free(function)
-
-
-def source_of(value: SSAValue) -> SSAValue | None:
-    """The value whose buffer `value` will share: destination of an op, source of a view; None at a root."""
-    owner = value.owner
-    if isinstance(owner, GenericOp):
-        assert isinstance(value, OpResult)
-        return owner.outputs[value.index]
-    if isinstance(owner, FusedOp):
-        assert isinstance(value, OpResult)
-        return owner.yielded()[value.index]
-    if isinstance(owner, tensor.InsertSliceOp):
-        return owner.dest
-    if isinstance(owner, tensor.ExtractSliceOp):
-        return owner.source
-    return owner.src if isinstance(owner, RESHAPES) else None
-
-
-def chain(value: SSAValue) -> Iterator[SSAValue]:
-    """`value` and the values it shares a buffer with, down to the root."""
-    current: SSAValue | None = value
-    while current is not None:
-        yield current
-        current = source_of(current)
-
-
-def root(value: SSAValue) -> SSAValue:
-    """The `tensor.empty`, weight or argument at the end of `value`'s chain."""
-    *_, last = chain(value)
-    return last
+            _settle(function)
 
 
 def part(value: SSAValue) -> SSAValue:
@@ -130,7 +112,7 @@ def _return_into_arguments(function: func.FuncOp) -> None:
         name = own.get("sofie.name")
         if isinstance(name, StringAttr) or name is None:
             destination.name_hint = value.name_hint or "output"
-        if not _take_root(value, destination):
+        if not _take_root(value, destination, block):
             copy = structured.copy_op(value, destination)
             block.insert_op_before(copy, last)
             last.operands[k] = copy.results[0]
@@ -140,15 +122,19 @@ def _return_into_arguments(function: func.FuncOp) -> None:
     )
 
 
-def _take_root(value: SSAValue, destination: BlockArgument) -> bool:
-    """Lets the chain of `value` end in `destination` instead of its `tensor.empty`, where all of it is covered."""
+def _take_root(value: SSAValue, destination: SSAValue, block: Block) -> bool:
+    """Lets the chain of `value` end in `destination` instead of its `tensor.empty`, where all of it is covered.
+
+    The `tensor.empty` must stand in `block`, where `destination` is known from the start.
+    """
     links = list(chain(value))
     end = links[-1]
     if not isinstance(end.owner, tensor.EmptyOp) or any(isinstance(v.owner, tensor.ExtractSliceOp) for v in links):
         return False
     empty = end.owner
-    block = destination.block
-    first = ancestor_in(block.first_op, empty) if block.first_op is not None else empty
+    first = place_in(block, empty)
+    if first is None:
+        return False
     current: SSAValue = destination
     for step in reshape_steps(shape_of(destination), shape_of(end)):
         op = reshape_op(current, step, first)
@@ -173,8 +159,8 @@ def _compute_in_slice(insert: tensor.InsertSliceOp) -> None:
         return
     empty, block = end.owner, insert.parent_block()
     assert block is not None
-    anchor = ancestor_in(insert, empty)
-    if not _hoist(base, anchor):
+    anchor = place_in(block, empty)
+    if anchor is None or not _known_before(insert.offsets, anchor) or not _hoist(base, anchor):
         return
     slot = tensor.ExtractSliceOp.build(
         operands=[base, [again(v, anchor) for v in insert.offsets], [again(v, anchor) for v in insert.sizes], []],
@@ -233,6 +219,15 @@ def _box(insert: tensor.InsertSliceOp) -> Box:
     return list(zip(offsets, shape_of(insert.source), strict=True))
 
 
+def _known_before(values: Sequence[SSAValue], anchor: Operation) -> bool:
+    """Whether all values are there when `anchor` runs, or can be computed again."""
+    block = anchor.parent_block()
+    assert block is not None
+    order = positions(block.ops)
+    late = [v for v in values if isinstance(v.owner, Operation) and v.owner in order and read(v) is None]
+    return all(order[v.owner] < order[anchor] for v in late if isinstance(v.owner, Operation))
+
+
 def _contiguous(insert: tensor.InsertSliceOp) -> bool:
     """Whether the part is one run of memory: extents of 1, then anything, then whole axes."""
     sizes, whole = list(shape_of(insert.source)), list(shape_of(insert.dest))
@@ -269,9 +264,11 @@ class _Sharing:
 
     def __init__(self, function: func.FuncOp) -> None:
         self._order = positions(function.walk())
-        inside = [v for op in function.walk() for v in op.results if structured.is_tensor(v)]
+        ops = list(function.walk())
+        inside = [v for op in ops for v in op.results if structured.is_tensor(v)]
+        carried = [v for op in ops if isinstance(op, scf.ForOp) for v in op.body.block.args if structured.is_tensor(v)]
         self._families: dict[SSAValue, list[SSAValue]] = {}
-        for value in [*function.body.block.args, *inside]:
+        for value in [*function.body.block.args, *carried, *inside]:
             for home in _homes(value):
                 self._families.setdefault(home, []).append(value)
 
@@ -284,7 +281,7 @@ class _Sharing:
         readers: list[Operation] = []
         touched = part(target)
         for value in self._families.get(touched, []):
-            if any(v.owner is writer for v in chain(value)):
+            if any(v.owner is writer for v in made_from(value)):
                 continue
             if isinstance(writer, tensor.InsertSliceOp) and part(value) is not touched:
                 continue  # it writes its own slice; the other slices made here are disjoint from that
@@ -294,6 +291,7 @@ class _Sharing:
                 if use.operation is not writer
                 and self._order[use.operation] > self._order[writer]
                 and not isinstance(use.operation, (*VIEWS, YieldOp))
+                and not exclude_each_other(use.operation, writer)
             ]
         return readers
 
@@ -301,8 +299,8 @@ class _Sharing:
 def _overwrite_dying_operands(function: func.FuncOp) -> None:
     """An elementwise op writes over an operand of the same type that nobody reads afterwards."""
     sharing = _Sharing(function)
-    for op in list(function.body.block.ops):
-        if not structured.is_parallel(op) or len(op.results) != 1:
+    for op in list(function.walk()):
+        if not structured.is_parallel(op) or len(op.results) != 1 or isinstance(op.parent_op(), FusedOp):
             continue
         assert isinstance(op, GenericOp)
         empty = op.outputs[0].owner
@@ -321,9 +319,10 @@ def _could_hold(op: GenericOp, k: int) -> bool:
     if maps[k] != maps[-1] or not structured.is_permutation(maps[k]) or operand.type != op.outputs[0].type:
         return False
     links = list(chain(operand))
-    if not isinstance(links[-1].owner, tensor.EmptyOp) or any(
-        isinstance(v.owner, tensor.ExtractSliceOp) for v in links
-    ):
+    empty = links[-1].owner
+    if not isinstance(empty, tensor.EmptyOp) or any(isinstance(v.owner, tensor.ExtractSliceOp) for v in links):
+        return False
+    if empty.parent_block() is not op.parent_block():
         return False
     alone = list(op.inputs).count(operand) == 1
     return alone and not any(v is not operand and part(v) is part(operand) for v in op.inputs)
@@ -337,9 +336,10 @@ def _copy_where_not_free(function: func.FuncOp) -> None:
     for op in list(function.walk()):
         for index in _written(op):
             target = op.operands[index]
-            end = root(target)
-            mine = isinstance(end.owner, tensor.EmptyOp) or any(end is a for a in outputs)
-            if mine and (_unshared(target) or not sharing.stale_readers(op, target)):
+            mine = _writable(root(target), op, outputs)
+            if mine and (
+                _unshared(target) or (not isinstance(op, scf.ForOp) and not sharing.stale_readers(op, target))
+            ):
                 continue
             block = op.parent_block()
             assert block is not None
@@ -350,13 +350,129 @@ def _copy_where_not_free(function: func.FuncOp) -> None:
             sharing = _Sharing(function)
 
 
+def _writable(end: SSAValue, op: Operation, outputs: Sequence[SSAValue]) -> bool:
+    """Whether `op` may write into the buffer of root `end`: room of the same iteration, or what the loop carries.
+
+    What lies outside of a loop is seen by its next iteration too.
+    """
+    loop = loop_around(op)
+    if isinstance(end.owner, tensor.EmptyOp):
+        return loop_around(end.owner) is loop
+    if is_carried(end):
+        return loop is not None and end.owner is loop.body.block
+    return loop is None and any(end is a for a in outputs)
+
+
 def _written(op: Operation) -> range:
     """The operands that an op on tensors updates."""
     if isinstance(op, GenericOp) and op.results:
         return range(len(op.inputs), len(op.operands))
+    if isinstance(op, scf.ForOp):
+        return range(3, len(op.operands))
     return range(1, 2) if isinstance(op, tensor.InsertSliceOp) else range(0)
 
 
 def _unshared(target: SSAValue) -> bool:
-    """A quick yes: every value on the chain has one use, so nobody else can see the buffer."""
-    return all(len(list(v.uses)) <= 1 for v in chain(target))
+    """A quick yes: every value on the chain, down to a slice made here, has one use: nobody else sees the buffer."""
+    links = list(chain(target))
+    made = next((k for k, v in enumerate(links) if _is_destination(v)), len(links) - 1)
+    return all(len(list(v.uses)) <= 1 for v in links[: made + 1])
+
+
+# -- loops and branches ------------------------------------------------------------------------------------------------
+
+
+def _give_room(branching: scf.IfOp) -> None:
+    """Both branches compute a result in the same `tensor.empty`, which stands before the `scf.if`."""
+    block = branching.parent_block()
+    assert block is not None
+    for k, result in enumerate(branching.output):
+        if structured.is_tensor(result):
+            empty = tensor.EmptyOp(values(shape_of(result), branching), result.type)
+            empty.tensor.name_hint = result.name_hint
+            block.insert_op_before(empty, branching)
+            for last in yields(branching):
+                branch = last.parent_block()
+                assert branch is not None
+                if not _take_root(last.operands[k], empty.tensor, branch):
+                    _copy_before(last, k, empty.tensor)
+
+
+def _settle(function: func.FuncOp) -> None:
+    """Where a copy has led a chain elsewhere, the value is copied home at the end of its loop, branch or function."""
+    for op in reversed(list(function.walk())):
+        if isinstance(op, scf.ForOp):
+            _settle_loop(op)
+        elif isinstance(op, scf.IfOp):
+            _settle_branches(op)
+    last = function.body.block.last_op
+    assert last is not None
+    for k, argument in enumerate(function.body.block.args[len(function.body.block.args) - len(last.operands) :]):
+        if root(last.operands[k]) is not argument:
+            _copy_before(last, k, argument)
+
+
+def _settle_loop(loop: scf.ForOp) -> None:
+    """What an iteration yields lies in the carried buffer: computed there, or copied after all that reads it.
+
+    A value that another carried buffer holds is copied aside first: two of them may change places.
+    """
+    carried, (last,) = loop.body.block.args[1:], yields(loop)
+    moving = [
+        k
+        for k, (value, argument) in enumerate(zip(last.operands, carried, strict=True))
+        if structured.is_tensor(argument) and not _lies_in_all_of(value, argument)
+    ]
+    for k in moving:
+        if any(root(last.operands[k]) is carried[j] for j in moving):
+            aside = tensor.EmptyOp(values(shape_of(carried[k]), last), carried[k].type)
+            loop.body.block.insert_op_before(aside, last)
+            _copy_before(last, k, aside.tensor)
+    for k in moving:
+        _copy_before(last, k, carried[k])
+
+
+def _settle_branches(branching: scf.IfOp) -> None:
+    ends = yields(branching)
+    for k, result in enumerate(branching.output):
+        if not structured.is_tensor(result):
+            continue
+        homes = [_home(last.operands[k], last) for last in ends]
+        if any(home is not homes[0] for home in homes) or homes[0] is None or homes[0].type != result.type:
+            empty = tensor.EmptyOp(values(shape_of(result), branching), result.type)
+            block = branching.parent_block()
+            assert block is not None
+            block.insert_op_before(empty, branching)
+            for last in ends:
+                _copy_before(last, k, empty.tensor)
+
+
+def _home(value: SSAValue, last: scf.YieldOp) -> SSAValue | None:
+    """The value outside the branch that ends in `last` in all of which `value` lies; None where it is only a part."""
+    branch = last.parent_block()
+    assert branch is not None
+    for link in chain(value):
+        owner = link.owner
+        inside = isinstance(owner, Operation) and place_in(branch, owner) is not None
+        if not inside:
+            return link
+        if isinstance(owner, tensor.ExtractSliceOp):
+            return None
+    return None
+
+
+def _lies_in_all_of(value: SSAValue, end: SSAValue) -> bool:
+    links = list(chain(value))
+    return links[-1] is end and not any(isinstance(v.owner, tensor.ExtractSliceOp) for v in links)
+
+
+def _copy_before(last: Operation, k: int, destination: SSAValue) -> None:
+    """Copies operand `k` of a terminator into `destination`, as the last thing before it."""
+    copy = structured.copy_op(last.operands[k], destination)
+    owner = last.operands[k].owner
+    if isinstance(owner, Operation):
+        copy.location = owner.location
+    block = last.parent_block()
+    assert block is not None
+    block.insert_op_before(copy, last)
+    last.operands[k] = copy.results[0]

@@ -5,8 +5,9 @@
     func @infer(%x: memref<4xf32>, %y: memref<4xf32> {sofie.output})
 
 An op's result is the buffer of its destination operand; `extract_slice` is a subview, `insert_slice` a copy unless
-the value already lies there, `tensor.empty` an allocation that plan-memory will place. `assign-destinations` has made
-this right; nothing is decided here. Every structured op that stands alone becomes a fused group of one.
+the value already lies there, `tensor.empty` an allocation that plan-memory will place. A loop carries no tensor any
+more: what it yields lies where it began; nor does an `scf.if` yield one. `assign-destinations` has made this right;
+nothing is decided here. Every structured op that stands alone becomes a fused group of one.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from xdsl.context import Context
-from xdsl.dialects import arith, func, memref, tensor
+from xdsl.dialects import arith, func, memref, scf, tensor
 from xdsl.dialects.builtin import (
     FunctionType,
+    IndexType,
     IntegerAttr,
     MemRefType,
     ModuleOp,
@@ -26,7 +28,7 @@ from xdsl.dialects.builtin import (
     i8,
 )
 from xdsl.dialects.linalg.ops import GenericOp
-from xdsl.ir import Attribute, Block, Operation, SSAValue
+from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
 
@@ -37,6 +39,7 @@ from sofie.dialects.types import memref as memref_type
 from sofie.errors import SofieError
 from sofie.extents import again, entries, values
 from sofie.rewrite import blame
+from sofie.sharing import chain, place_in
 
 
 @dataclass(frozen=True)
@@ -215,14 +218,89 @@ class _Bufferizer:
     def _return(self, op: func.ReturnOp, inside: bool) -> None:
         self.insert(op, func.ReturnOp())
 
+    def _extract(self, op: tensor.ExtractOp, inside: bool) -> None:
+        """One element outside of a structured op: the condition of a branch."""
+        load = memref.LoadOp.get(self.buffer(op.tensor), list(op.indices))
+        made: list[Operation] = [load, *_as_bool(load)] if op.result.type == i1 else [load]
+        for new in made:
+            self.insert(op, new)
+        op.result.replace_all_uses_with(made[-1].results[0])
+
+    def _for(self, op: scf.ForOp, inside: bool) -> None:
+        """The loop in place: its carried tensors are buffers from outside, other carried values stay carried."""
+        block, last = op.body.block, op.body.block.last_op
+        assert last is not None
+        kept = [k for k, v in enumerate(op.res) if not structured.is_tensor(v)]
+        for start, argument, result in zip(op.iter_args, block.args[1:], op.res, strict=True):
+            if structured.is_tensor(result):
+                self.buffers[argument] = self.buffers[result] = self.buffer(start)
+        self._region(block)
+        body = Block(arg_types=[IndexType(), *(op.iter_args[k].type for k in kept)])
+        for old, new in zip([block.args[0], *(block.args[k + 1] for k in kept)], body.args, strict=True):
+            new.name_hint = old.name_hint
+            old.replace_all_uses_with(new)
+        yielded = [last.operands[k] for k in kept]
+        _move(block, body)
+        body.add_op(scf.YieldOp(*yielded))
+        loop = scf.ForOp(op.lb, op.ub, op.step, [op.iter_args[k] for k in kept], body)
+        self.insert(op, loop)
+        for k, made in zip(kept, loop.res, strict=True):
+            op.res[k].replace_all_uses_with(made)
+
+    def _if(self, op: scf.IfOp, inside: bool) -> None:
+        """The branches in place; each has put its results where the others find them."""
+        blocks = [region.block for region in op.regions if region.blocks]
+        kept = [k for k, v in enumerate(op.output) if not structured.is_tensor(v)]
+        made = []
+        for block in blocks:
+            last = block.last_op
+            assert isinstance(last, scf.YieldOp)
+            self._region(block)
+            for value, result in zip(last.operands, op.output, strict=True):
+                if structured.is_tensor(result):
+                    self.buffers[result] = self._outside(value, block)
+            yielded = [last.operands[k] for k in kept]
+            new = Block()
+            _move(block, new)
+            new.add_op(scf.YieldOp(*yielded))
+            made.append(Region(new))
+        branching = scf.IfOp(op.cond, [op.output[k].type for k in kept], made[0], made[1] if len(made) > 1 else None)
+        self.insert(op, branching)
+        for k, value in zip(kept, branching.output, strict=True):
+            op.output[k].replace_all_uses_with(value)
+
+    def _region(self, block: Block) -> None:
+        """Everything in the block of a loop or branch; its terminator goes."""
+        for op in list(block.ops):
+            if not isinstance(op, scf.YieldOp):
+                self._visit(op, inside=False)
+
+    def _outside(self, value: SSAValue, branch: Block) -> SSAValue:
+        """The buffer from outside a branch that holds a value inside it."""
+        homes = (v for v in chain(value) if isinstance(v.owner, Block) or place_in(branch, v.owner) is None)
+        return self.buffer(next(homes))
+
     @staticmethod
     def _erase_tensors(block: Block) -> None:
         """Erases the tensor ops, last first: whatever they made has a buffer now."""
         for op in reversed(list(block.ops)):
             tensors = any(structured.is_tensor(v) for v in [*op.operands, *op.results])
-            if tensors or (isinstance(op, func.ReturnOp) and op.operands):
+            moved_out = isinstance(op, scf.ForOp | scf.IfOp) and op.regions[0].block.is_empty
+            if tensors or moved_out or (isinstance(op, func.ReturnOp) and op.operands):
                 op.detach()
                 op.erase(safe_erase=False)
+
+
+def _move(source: Block, target: Block) -> None:
+    """Hands over the ops that work on buffers; those on tensors, and the terminator, are erased."""
+    last = source.last_op
+    assert isinstance(last, scf.YieldOp)
+    last.detach()
+    last.erase()
+    _Bufferizer._erase_tensors(source)
+    for op in list(source.ops):
+        op.detach()
+        target.add_op(op)
 
 
 def _store_bool_as_byte(body: Block) -> None:
@@ -313,5 +391,8 @@ _RULES: dict[type[Operation], _Rule] = {
     tensor.InsertSliceOp: _Bufferizer._insert_slice,  # type: ignore[dict-item]
     tensor.CollapseShapeOp: _Bufferizer._reshape,  # type: ignore[dict-item]
     tensor.ExpandShapeOp: _Bufferizer._reshape,  # type: ignore[dict-item]
+    tensor.ExtractOp: _Bufferizer._extract,  # type: ignore[dict-item]
+    scf.ForOp: _Bufferizer._for,  # type: ignore[dict-item]
+    scf.IfOp: _Bufferizer._if,  # type: ignore[dict-item]
     func.ReturnOp: _Bufferizer._return,  # type: ignore[dict-item]
 }

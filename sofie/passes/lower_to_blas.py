@@ -21,8 +21,9 @@ from xdsl.passes import ModulePass
 from sofie import structured
 from sofie.dialects.blas import GemmOp
 from sofie.dialects.sofie import FusedOp, TileOp, YieldOp
-from sofie.dialects.types import element_of, strides_and_offset
+from sofie.dialects.types import element_of, shape_of, strides_and_offset
 from sofie.errors import SofieError
+from sofie.extents import values
 from sofie.rewrite import erase
 
 LIBRARIES = ("none", "cblas")
@@ -79,7 +80,7 @@ def _split(group: FusedOp, product: GenericOp) -> None:
     block = group.parent_block()
     assert block is not None
     for tile in [o for o in group.members() if isinstance(o, TileOp)]:
-        alloc = memref.AllocOp([], [], tile.result.type)
+        alloc = memref.AllocOp(values(shape_of(tile.result), group), [], tile.result.type)
         block.insert_op_before(alloc, group)
         tile.result.replace_all_uses_with(alloc.memref)
         erase(tile)

@@ -2,8 +2,9 @@
 
     %a = memref.alloc() : memref<64xf32>     ->     %a = memref.view %arena[%c256][] : memref<1024xi8> to memref<64xf32>
 
-A buffer of run-time extents gets room for their bounds, and is a `memref.reinterpret_cast` of that.
-Buffers whose live ranges do not meet share bytes. Largest first, each goes to the lowest offset that is free while it
+A buffer of run-time extents gets room for their bounds, and is a `memref.reinterpret_cast` of that. Buffers whose live
+ranges do not meet share bytes. One that is made inside a loop lives in one iteration; one from outside that a loop or
+an `scf.if` touches lives as long as all of it. Largest first, each goes to the lowest offset that is free while it
 lives (greedy by size: Pisarchyk and Lee, "Efficient memory management for deep neural net inference", 2020). The
 arena becomes the function's last argument; `sofie.lower_bound` beside it is the largest set of bytes alive at once.
 """
@@ -58,7 +59,10 @@ class PlanMemory(ModulePass):
 
 @dataclass
 class Buffer:
-    """One allocation: its size in bytes, the first and last op of the function that touch it, and its place."""
+    """One allocation: its size in bytes, the first and last op, in the order of the text, of its life, and its place.
+
+    What touches it inside a loop or branch counts as all of that, unless the allocation stands in there too.
+    """
 
     alloc: memref.AllocOp
     size: int
@@ -89,7 +93,9 @@ def _plan(function: func.FuncOp) -> None:
         shift = ConstantOp(IntegerAttr(buffer.offset, IndexType()))
         kind, shape = alloc.memref.type, shape_of(alloc.memref)
         view = memref.ViewOp(arena, shift.result, [], memref_type(kind.element_type, list(map(most, shape))))
-        block.insert_ops_before([shift, view], alloc)
+        home = alloc.parent_block()
+        assert home is not None
+        home.insert_ops_before([shift, view], alloc)
         room = view.result if is_static(shape) else _part(view.result, alloc)
         room.name_hint = alloc.memref.name_hint
         alloc.memref.replace_all_uses_with(room)
@@ -109,15 +115,17 @@ def _part(room: SSAValue, alloc: memref.AllocOp) -> SSAValue:
 
 def live_ranges(function: func.FuncOp) -> list[Buffer]:
     """Every allocation with its live range; one that nobody writes (a shape operand) has size 0."""
-    order = positions(function.body.block.ops)
+    order = positions(function.walk())
     buffers: list[Buffer] = []
-    for alloc in [op for op in function.body.block.ops if isinstance(op, memref.AllocOp)]:
+    for alloc in [op for op in function.walk() if isinstance(op, memref.AllocOp)]:
         users = _touching(alloc.memref)
-        places = [order[ancestor_in(alloc, user)] for user, _ in users]
+        places = list(dict.fromkeys(ancestor_in(alloc, user) for user, _ in users))
         written = any(writes for _, writes in users)
         kind = alloc.memref.type
         size = math.prod(map(most, shape_of(alloc.memref))) * bytes_of(kind.element_type) if written else 0
-        buffers.append(Buffer(alloc, size, min(places, default=0), max(places, default=0)))
+        first = min((order[p] for p in places), default=0)
+        last = max((max(order[o] for o in p.walk()) for p in places), default=0)
+        buffers.append(Buffer(alloc, size, first, last))
     return buffers
 
 

@@ -8,15 +8,16 @@ constants, which are re-laid here and now instead of at run time.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from operator import index
 
 import numpy as np
 from xdsl.builder import Builder
 from xdsl.dialects import arith, tensor
 from xdsl.dialects.builtin import DYNAMIC_INDEX, ArrayAttr, IntegerAttr, i64
-from xdsl.dialects.utils.dynamic_index_list import split_dynamic_index_list
-from xdsl.ir import Attribute, BlockArgument, Operation, SSAValue
+from xdsl.dialects.utils import split_dynamic_index_list
+from xdsl.ir import Attribute, Block, BlockArgument, Operation, SSAValue
 from xdsl.ir.affine import AffineExpr, AffineMap
 
 from sofie import extents, sizes, structured
@@ -29,6 +30,8 @@ from sofie.passes.lower_onnx.scalars import Scalars, constant_op
 from sofie.weights import Array
 
 Fn = Callable[..., SSAValue]
+Offset = int | SSAValue
+"""Where a slice starts on an axis: a number, or a value of type `index`."""
 Fns = Callable[[Scalars, tuple[BlockArgument, ...]], Sequence[SSAValue]]
 
 
@@ -49,6 +52,7 @@ class Lowering:
         block = op.parent_block()
         assert block is not None
         self._block = block
+        self._at_end = False
 
     # -- operands ------------------------------------------------------------------------------------------------
 
@@ -110,9 +114,26 @@ class Lowering:
 
     def insert(self, op: Operation) -> SSAValue:
         """Inserts an op of one result before the ONNX op."""
-        op.location = self.op.location
-        self._block.insert_op_before(op, self.op)
+        self.add(op)
         return op.results[0]
+
+    def add(self, op: Operation) -> None:
+        """Inserts any op where `insert` does."""
+        op.location = self.op.location
+        if self._at_end:
+            self._block.add_op(op)
+        else:
+            self._block.insert_op_before(op, self.op)
+
+    @contextmanager
+    def inside(self, block: Block) -> Iterator[None]:
+        """While it lasts, ops go to the end of `block`: the body of a loop, the branch of a condition."""
+        outer = self._block, self._at_end
+        self._block, self._at_end = block, True
+        try:
+            yield
+        finally:
+            self._block, self._at_end = outer
 
     def weight(self, name: str, array: Array) -> SSAValue:
         """A constant tensor; arrays of unsigned integers are stored as they are and typed signless."""
@@ -283,9 +304,12 @@ class Lowering:
         return self.slice(x, offsets, shape, [-1 if a in axes else 1 for a in range(len(shape))])
 
     def slice(
-        self, x: SSAValue, offsets: Sequence[int], shape: Sequence[int], strides: Sequence[int] | None = None
+        self, x: SSAValue, offsets: Sequence[Offset], shape: Sequence[int], strides: Sequence[int] | None = None
     ) -> SSAValue:
-        """x[offset : offset + extent * stride : stride] per axis; negative strides walk backwards."""
+        """x[offset : offset + extent * stride : stride] per axis; negative strides walk backwards.
+
+        Offsets may be values of type `index`, where all strides are positive.
+        """
         steps = list(strides or [1] * len(shape))
         if list(shape) == list(shape_of(x)) and all(s == 1 for s in steps):
             return x
@@ -296,17 +320,18 @@ class Lowering:
             at, size = extents.mixed(offsets, self.op), extents.mixed(shape, self.op)
             return self.insert(tensor.ExtractSliceOp(x, at, size, steps, kind))
         rank = len(steps)
+        starts = [index(o) for o in offsets if not isinstance(o, SSAValue)]
         walk: list[AffineExpr | int | None] = [
-            d if (s, o) == (1, 0) and shape[d] == shape_of(x)[d] else AffineExpr.dimension(d) * s + index(o)
-            for d, (s, o) in enumerate(zip(steps, offsets, strict=True))
+            d if (s, o) == (1, 0) and shape[d] == shape_of(x)[d] else AffineExpr.dimension(d) * s + o
+            for d, (s, o) in enumerate(zip(steps, starts, strict=True))
         ]
         maps = [structured.dims_map(rank, walk), structured.identity(rank)]
         return self.generic([x], [self.empty(shape, element_of(x))], maps, lambda _, args: [args[0]])[0]
 
     def insert_slice(
-        self, x: SSAValue, into: SSAValue, offsets: Sequence[int], strides: Sequence[int] | None = None
+        self, x: SSAValue, into: SSAValue, offsets: Sequence[Offset], strides: Sequence[int] | None = None
     ) -> SSAValue:
-        """`into` with the part at `offsets`, every `strides`-th element of it, replaced by `x`."""
+        """`into` with the part at `offsets` (see `slice`), every `strides`-th element of it, replaced by `x`."""
         if math.prod(shape_of(x)) == 0:
             return into
         steps = list(strides or [1] * len(offsets))

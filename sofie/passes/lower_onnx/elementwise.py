@@ -70,15 +70,15 @@ UNARY: dict[str, Unary] = {
 
 PARAMETRIC: dict[str, Callable[[OnnxOp], Unary]] = {
     "Celu": lambda op: _celu(op.real("alpha")),
-    "Elu": lambda op: _elu(op.real("alpha"), 1.0),
+    "Elu": lambda op: elu(op.real("alpha"), 1.0),
     "Gelu": lambda op: _gelu_by_tanh if op.string("approximate") == "tanh" else _gelu,
-    "HardSigmoid": lambda op: _ramp(op.real("alpha"), op.real("beta")),
-    "HardSwish": lambda _: lambda s, x: s.mul(x, _ramp(1 / 6, 0.5)(s, x)),
+    "HardSigmoid": lambda op: ramp(op.real("alpha"), op.real("beta")),
+    "HardSwish": lambda _: lambda s, x: s.mul(x, ramp(1 / 6, 0.5)(s, x)),
     "IsInf": lambda op: _is_infinite(op.integer("detect_negative") != 0, op.integer("detect_positive") != 0),
-    "Selu": lambda op: _elu(op.real("alpha"), op.real("gamma")),
+    "Selu": lambda op: elu(op.real("alpha"), op.real("gamma")),
     "Shrink": lambda op: _shrink(op.real("lambd"), op.real("bias")),
     "Swish": lambda op: lambda s, x: s.mul(x, s.sigmoid(s.mul(s.constant(op.real("alpha"), x.type), x))),
-    "ThresholdedRelu": lambda op: _thresholded(op.real("alpha")),
+    "ThresholdedRelu": lambda op: thresholded(op.real("alpha")),
 }
 """The operators whose scalar depends on attributes."""
 
@@ -157,7 +157,7 @@ def _expm1_below(s: Scalars, x: SSAValue) -> SSAValue:
     return s.div(s.add(t, t), s.sub(s.constant(1, x.type), t))
 
 
-def _elu(alpha: float, gamma: float) -> Unary:
+def elu(alpha: float, gamma: float) -> Unary:
     """gamma * (x > 0 ? x : alpha (e^x - 1)) (Elu 22, Selu 22)."""
 
     def fn(s: Scalars, x: SSAValue) -> SSAValue:
@@ -199,7 +199,7 @@ def _gelu_by_tanh(s: Scalars, x: SSAValue) -> SSAValue:
     return s.mul(x, s.sigmoid(s.mul(x, cubic)))
 
 
-def _ramp(alpha: float, beta: float) -> Unary:
+def ramp(alpha: float, beta: float) -> Unary:
     """max(0, min(1, alpha x + beta)) (HardSigmoid 22)."""
 
     def fn(s: Scalars, x: SSAValue) -> SSAValue:
@@ -209,7 +209,17 @@ def _ramp(alpha: float, beta: float) -> Unary:
     return fn
 
 
-def _thresholded(alpha: float) -> Unary:
+def leaky(alpha: float) -> Unary:
+    """x < 0 ? alpha x : x (LeakyRelu 16)."""
+
+    def fn(s: Scalars, x: SSAValue) -> SSAValue:
+        scaled = s.mul(s.constant(alpha, x.type), x) if alpha else s.constant(0.0, x.type)
+        return s.max(x, scaled) if alpha <= 1.0 else s.min(x, scaled)
+
+    return fn
+
+
+def thresholded(alpha: float) -> Unary:
     """x > alpha ? x : 0 (ThresholdedRelu 22)."""
     return lambda s, x: s.select(s.compare("gt", x, s.constant(alpha, x.type)), x, s.constant(0, x.type))
 
@@ -251,13 +261,7 @@ def _shrink(lambd: float, bias: float) -> Unary:
 @lowers("LeakyRelu")
 def leaky_relu(op: OnnxOp, build: Lowering) -> SSAValue:
     """y = x < 0 ? alpha * x : x (LeakyRelu 16)."""
-    alpha = op.real("alpha")
-
-    def fn(s: Scalars, x: SSAValue) -> SSAValue:
-        scaled = s.mul(s.constant(alpha, x.type), x) if alpha else s.constant(0.0, x.type)
-        return s.max(x, scaled) if alpha <= 1.0 else s.min(x, scaled)
-
-    return build.elementwise(fn, build.operand(0))
+    return build.elementwise(leaky(op.real("alpha")), build.operand(0))
 
 
 @lowers("PRelu")

@@ -27,7 +27,7 @@ from sofie import feeds as inputs
 from sofie.compiler import Model, Options, Progress, Source, compile_model, conform, default_name
 from sofie.emit.cpp import Port
 from sofie.errors import SofieError, printable
-from sofie.frontends.onnx import read_model
+from sofie.frontends.onnx import read_model, release
 from sofie.weights import Array
 
 FACTOR = 4.0
@@ -110,6 +110,7 @@ def check(
     tell = progress or (lambda step: None)
     proto = read_model(source)
     options = options or Options()
+    release(proto.graph, options.dims)
     if feeds is not None:
         options = inputs.bind(options, proto.graph, feeds)
     model = compile_model(proto, options, default_name(source), progress)

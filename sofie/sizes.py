@@ -173,6 +173,11 @@ class Size:
     __int__ = __index__
     __float__ = __index__
 
+    def __truediv__(self, other: object) -> Any:
+        return self.__index__()
+
+    __rtruediv__ = __truediv__
+
     # -- text ----------------------------------------------------------------------------------------------------
 
     def __str__(self) -> str:

@@ -36,11 +36,12 @@ def run(model: Path, source: Path, target: Path, **given: Any) -> None:
     from sofie.cli.compile import describe
     from sofie.cli.files import write_arrays
     from sofie.compiler import compile_model, default_name
-    from sofie.frontends.onnx import read_model
+    from sofie.frontends.onnx import read_model, release
 
     options = gathered(given)
     with progress(f"run {model.name}") as tell:
         proto = read_model(model)
+        release(proto.graph, options.dims)
         arrays = feeds.read(source, feeds.names_of_inputs(proto.graph, options.values))
         options = feeds.bind(options, proto.graph, arrays)
         compiled = compile_model(proto, options, default_name(model), tell)

@@ -115,7 +115,7 @@ def memref(
     Where extents, strides or offset are run-time sizes, they go into a layout of our own.
     """
     own = contiguous_strides(shape) if strides is None else tuple(strides)
-    if not sizes.is_static((*shape, *own, offset or 0)):
+    if not sizes.is_static((*shape, *own, 0 if offset is None else offset)):
         layout = LayoutAttr((tuple(shape), own, () if offset is None else (offset,)))
         return MemRefType(element, _dims(shape), layout)
     if own == contiguous_strides(shape) and offset == 0:

@@ -92,6 +92,7 @@ def import_graph(
     model = _inline_functions(model)
     _constants_to_initialisers(model.graph)
     _set_inputs(model.graph, dict(values or {}))
+    release(model.graph, dims or {})
     known_sizes = dict(sizes or {}) | bind_dimensions(model.graph, dict(dims or {}), set(sizes or {}))
     for index, node in enumerate(model.graph.node):
         _check_operator(node, index)
@@ -128,6 +129,35 @@ def free_dimensions(graph: onnx.GraphProto) -> list[tuple[str, int, str]]:
         for axis, dim in enumerate(value.type.tensor_type.shape.dim)
         if not dim.HasField("dim_value")
     ]
+
+
+BATCH = "batch"
+"""Where no dimension has this name, it means the leading one of every input."""
+
+
+def release(graph: onnx.GraphProto, dims: Mapping[str, Dim]) -> None:
+    """Frees the dimensions that `dims` leaves to the run and the model fixes at 1, or does not name.
+
+    A key is the name of a dimension, "input:axis", or `BATCH`. What was stored of other shapes is forgotten.
+    """
+    inputs = [v for v in graph.input if v.name not in {i.name for i in graph.initializer}]
+    tensors = {v.name: v.type.tensor_type.shape.dim for v in inputs}
+    named = {d.dim_param for shape in tensors.values() for d in shape}
+    freed = False
+    for key in (k for k, bound in dims.items() if not isinstance(bound, int) and k not in named):
+        name, _, axis = key.rpartition(":")
+        if name in tensors and axis.isdigit() and int(axis) < len(tensors[name]):
+            places = [tensors[name][int(axis)]]
+        else:
+            places = [shape[0] for shape in tensors.values() if len(shape)] if key == BATCH else []
+        for dim in places:
+            if dim.dim_value == 1 or (not dim.HasField("dim_value") and not dim.dim_param):
+                dim.dim_param = key
+                freed = True
+    if freed:
+        for output in graph.output:
+            output.type.tensor_type.ClearField("shape")
+        del graph.value_info[:]
 
 
 def bind_dimensions(graph: onnx.GraphProto, dims: dict[str, Dim], known: Set[str] = frozenset()) -> dict[str, Size]:

@@ -125,7 +125,7 @@ class MemoryFunctions(Functions):
         """A box of a buffer, in place."""
         array = values[0]
         part = array[box_of(op, array.shape, values[1:])]
-        base = None if op.offsets else _offset(interpreter, op.source)
+        base = _offset(interpreter, op.source)
         starts = zip(geometry_of(op, values[1:])[0], array.strides, strict=True)
         offset = None if base is None else base + sum(o * s for o, s in starts) // array.itemsize
         return (_typed(interpreter, op, _reshaped(interpreter, op, part), offset),)

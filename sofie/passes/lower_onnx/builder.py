@@ -15,7 +15,7 @@ from operator import index
 import numpy as np
 from xdsl.builder import Builder
 from xdsl.dialects import arith, tensor
-from xdsl.dialects.builtin import DYNAMIC_INDEX, ArrayAttr, IntegerAttr, i64
+from xdsl.dialects.builtin import DYNAMIC_INDEX, ArrayAttr, IndexType, IntegerAttr, i64
 from xdsl.dialects.utils import split_dynamic_index_list
 from xdsl.ir import Attribute, Block, BlockArgument, Operation, SSAValue
 from xdsl.ir.affine import AffineExpr, AffineMap
@@ -149,7 +149,10 @@ class Lowering:
         """An extent as a scalar of type `kind` inside a body: a literal, or a value computed before the op."""
         if not isinstance(extent, sizes.Size):
             return lambda s: s.constant(extent, kind)
-        value = self.insert(arith.IndexCastOp(extents.value(extent, self.op), i64))
+        value = extents.value(extent, self.op)
+        if isinstance(kind, IndexType):
+            return lambda s: value
+        value = self.insert(arith.IndexCastOp(value, i64))
         if is_float(kind):
             value = self.insert(arith.SIToFPOp(value, kind))
         elif kind != i64:
@@ -180,6 +183,9 @@ class Lowering:
     ) -> list[SSAValue]:
         """A `linalg.generic`; `fn(scalars, args)` returns one scalar an output."""
         reading = self.unsigned if unsigned is None else unsigned
+        if not structured.extents_agree([*inputs, *outputs], maps):
+            shapes = " and ".join(_listed(shape_of(v)) for v in [*inputs, *outputs])
+            raise SofieError(f"tensors of shapes {shapes} do not fit together")
 
         def body(builder: Builder, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
             return fn(Scalars(builder, reading), args)
@@ -264,6 +270,11 @@ class Lowering:
             return self.weight(self._weight_name(x), array.reshape(new))
         if math.prod(new) == 0:
             return self.empty(new, element_of(x))
+        if math.prod(old) != math.prod(new):
+            raise SofieError(
+                f"a reshape of {_listed(old)} to {_listed(new)} does not keep the number of elements: "
+                "the model was exported for one size; export it with a free dimension"
+            )
         if not old or not new:  # a scalar: reassociations have no form for it
             maps = [structured.dims_map(len(new), [None] * len(old)), structured.identity(len(new))]
             return self.generic([x], [self.empty(new, element_of(x))], maps, lambda _, args: [args[0]])[0]

@@ -31,11 +31,11 @@ def loop(s: Scalars, dimension: int) -> SSAValue:
     return s.insert(linalg.IndexOp(dimension))
 
 
-def position(s: Scalars, index: SSAValue, extent: int) -> SSAValue:
+def position(build: Lowering, s: Scalars, index: SSAValue, extent: int) -> SSAValue:
     """An element of an index tensor as a position (of type index) on an axis of `extent`."""
     here = s.insert(arith.IndexCastOp(index, _INDEX))
     behind = s.insert(arith.CmpiOp(here, s.constant(0, _INDEX), "slt"))
-    return s.select(behind, s.insert(arith.AddiOp(here, s.constant(extent, _INDEX))), here)
+    return s.select(behind, s.insert(arith.AddiOp(here, build.number(extent, _INDEX)(s))), here)
 
 
 def same(s: Scalars, a: SSAValue, b: SSAValue) -> SSAValue:
@@ -70,7 +70,7 @@ def gather(op: OnnxOp, build: Lowering) -> SSAValue:
 
     def where(s: Scalars, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
         before = [loop(s, d) for d in range(axis)]
-        return [*before, position(s, args[0], shape[axis]), *(loop(s, d) for d in range(axis + picked, rank))]
+        return [*before, position(build, s, args[0], shape[axis]), *(loop(s, d) for d in range(axis + picked, rank))]
 
     return gather_at(build, x, build.result_shape(), [(indices, read)], where)
 
@@ -83,7 +83,7 @@ def gather_elements(op: OnnxOp, build: Lowering) -> SSAValue:
     axis = build.axis("axis", len(shape))
 
     def where(s: Scalars, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
-        return [position(s, args[0], e) if a == axis else loop(s, a) for a, e in enumerate(shape)]
+        return [position(build, s, args[0], e) if a == axis else loop(s, a) for a, e in enumerate(shape)]
 
     return gather_at(build, x, build.result_shape(), [(indices, structured.identity(len(shape)))], where)
 
@@ -97,7 +97,7 @@ def gather_nd(op: OnnxOp, build: Lowering) -> SSAValue:
     reads = [_coordinate(rank, len(lead), k) for k in range(depth)]
 
     def where(s: Scalars, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
-        coordinates = [position(s, args[k], shape[batches + k]) for k in range(depth)]
+        coordinates = [position(build, s, args[k], shape[batches + k]) for k in range(depth)]
         rest = [loop(s, d) for d in range(len(lead), rank)]
         return [*(loop(s, d) for d in range(batches)), *coordinates, *rest]
 
@@ -162,7 +162,7 @@ def scatter_elements(op: OnnxOp, build: Lowering) -> SSAValue:
 
     def fn(s: Scalars, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
         index, update, old = args
-        hit = same(s, position(s, index, shape[axis]), loop(s, axis))
+        hit = same(s, position(build, s, index, shape[axis]), loop(s, axis))
         return [s.select(hit, combine(s, old, update), old)]
 
     start = build.copy(part)
@@ -192,7 +192,7 @@ def scatter_nd(op: OnnxOp, build: Lowering) -> SSAValue:
         *coordinates, update, old = args
         hit = s.constant(True, i1)
         for a, coordinate in enumerate(coordinates):
-            hit = s.insert(arith.AndIOp(hit, same(s, position(s, coordinate, shape[a]), loop(s, a))))
+            hit = s.insert(arith.AndIOp(hit, same(s, position(build, s, coordinate, shape[a]), loop(s, a))))
         return [s.select(hit, combine(s, old, update), old)]
 
     inputs = [*[indices] * depth, updates]
@@ -257,7 +257,7 @@ def one_hot(op: OnnxOp, build: Lowering) -> SSAValue:
 
     def fn(s: Scalars, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
         index = s.cast(args[0], i64)  # indices may be of any type, unsigned and float too
-        return [s.select(same(s, position(s, index, shape[axis]), loop(s, axis)), args[2], args[1])]
+        return [s.select(same(s, position(build, s, index, shape[axis]), loop(s, axis)), args[2], args[1])]
 
     destination = build.empty(shape, element_of(values))
     return build.generic([indices, values, values], [destination], [read, *either, structured.identity(rank)], fn)[0]

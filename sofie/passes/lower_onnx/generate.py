@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from xdsl.dialects import arith
-from xdsl.dialects.builtin import IndexType
+from xdsl.dialects.builtin import IndexType, i64
 from xdsl.ir import BlockArgument, SSAValue
 
 from sofie import structured
@@ -23,6 +23,22 @@ _INDEX = IndexType()
 def _diagonal(s: Scalars, rank: int) -> SSAValue:
     """The diagonal of a matrix that an element lies on: column - row."""
     return s.insert(arith.SubiOp(loop(s, rank - 1), loop(s, rank - 2)))
+
+
+@lowers("Range")
+def range_(op: OnnxOp, build: Lowering) -> SSAValue:
+    """start, start + delta, .. (Range 11); how many there are was inferred."""
+    start, delta = build.operand(0), build.operand(2)
+    (count,), kind = build.result_shape(), element_of(start)
+
+    def fn(s: Scalars, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
+        place = s.cast(s.insert(arith.IndexCastOp(loop(s, 0), i64)), kind)
+        return [s.add(args[0], s.mul(place, args[1]))]
+
+    one = structured.dims_map(1, [None])
+    maps = [one, one, structured.identity(1)]
+    operands = [build.reshape(v, [1]) for v in (start, delta)]
+    return build.generic(operands, [build.empty([count], kind)], maps, fn)[0]
 
 
 @lowers("Trilu")

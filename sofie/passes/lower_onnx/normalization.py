@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
+from xdsl.dialects import arith
+from xdsl.dialects.builtin import i64
+from xdsl.dialects.linalg import ops as linalg
 from xdsl.ir import Attribute, SSAValue
 from xdsl.ir.affine import AffineExpr
 
@@ -59,12 +63,13 @@ def hardmax(op: OnnxOp, build: Lowering) -> SSAValue:
     if not shape:
         return build.fill(1, (), kind)
     best = position_of_extremum(build, x, axis, largest=True, last=False)
-    places = np.arange(shape[axis], dtype=np.int64).reshape([-1 if a == axis else 1 for a in range(len(shape))])
 
-    def fn(s: Scalars, place: SSAValue, at: SSAValue) -> SSAValue:
-        return s.select(s.compare("eq", place, at), s.constant(1, kind), s.constant(0, kind))
+    def fn(s: Scalars, args: Sequence[SSAValue]) -> list[SSAValue]:
+        place = s.insert(arith.IndexCastOp(s.insert(linalg.IndexOp(axis)), i64))
+        return [s.select(s.compare("eq", place, args[0]), s.constant(1, kind), s.constant(0, kind))]
 
-    return build.elementwise(fn, build.weight("positions", places), best, element=kind)
+    maps = [build.broadcast_map(shape_of(best), shape), structured.identity(len(shape))]
+    return build.generic([best], [build.empty(shape, kind)], maps, fn)[0]
 
 
 @lowers("BatchNormalization")

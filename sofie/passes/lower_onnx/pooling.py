@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from math import prod
 
 import numpy as np
 from xdsl.dialects import arith, math
@@ -135,8 +136,8 @@ def global_average_pool(op: OnnxOp, build: Lowering) -> SSAValue:
     shape = shape_of(x)
     kind = element_of(x)
     total = build.reduce(lambda s, v, acc: s.add(acc, v), 0, x, range(2, len(shape)), keep=True)
-    count = int(np.prod(shape[2:]))
-    return build.elementwise(lambda s, v: s.div(v, s.constant(count, kind)), total)
+    count = build.number(prod(shape[2:]), kind)
+    return build.elementwise(lambda s, v: s.div(v, count(s)), total)
 
 
 @lowers("GlobalMaxPool")

@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from xdsl.dialects import arith
 from xdsl.dialects.builtin import f32, f64, i64
+from xdsl.dialects.linalg import ops as linalg
 from xdsl.ir import Attribute, SSAValue
 
 from sofie import structured
@@ -136,7 +138,6 @@ def position_of_extremum(build: Lowering, x: SSAValue, axis: int, largest: bool,
     shape, kind = shape_of(x), element_of(x)
     if not shape:
         return build.fill(0, (), i64)
-    places = build.weight("positions", np.arange(shape[axis], dtype=np.int64))
     kept = [a for a in range(len(shape)) if a != axis]
     extents = [shape[a] for a in kept]
     start = (lowest if largest else highest)(kind, build.unsigned)
@@ -144,13 +145,14 @@ def position_of_extremum(build: Lowering, x: SSAValue, axis: int, largest: bool,
     predicate = ("g" if largest else "l") + ("e" if last else "t")
 
     def fn(s: Scalars, args: Sequence[SSAValue]) -> list[SSAValue]:
-        value, place, best, at = args
+        value, best, at = args
+        place = s.insert(arith.IndexCastOp(s.insert(linalg.IndexOp(axis)), i64))
         better = s.compare(predicate, value, best)
         return [s.select(better, value, best), s.select(better, place, at)]
 
     rank = len(shape)
-    maps = [structured.identity(rank), structured.dims_map(rank, [axis]), *[structured.dims_map(rank, kept)] * 2]
-    _, position = build.generic([x, places], outputs, maps, fn, [axis])
+    maps = [structured.identity(rank), *[structured.dims_map(rank, kept)] * 2]
+    _, position = build.generic([x], outputs, maps, fn, [axis])
     return build.reshape(position, [1 if a == axis else e for a, e in enumerate(shape)])
 
 

@@ -7,7 +7,8 @@ then one pass in topological order binds, folds and infers: a node whose inputs 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import ChainMap
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,10 +23,11 @@ from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, ModuleOp, NameLoc, 
 from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Attribute, Block, Region, SSAValue
 
-from sofie.dialects.onnx import DOMAINS, OPSET, OnnxOp, attribute_from_proto, op_classes
+from sofie.dialects.onnx import DOMAINS, OPSET, GraphYieldOp, OnnxOp, attribute_from_proto, op_classes
 from sofie.dialects.sofie import WeightOp
 from sofie.dialects.types import element_from_numpy, element_from_onnx, numpy_dtype
 from sofie.errors import SofieError, UnsupportedError, printable
+from sofie.frontends.inference import complete
 from sofie.naming import identifier
 from sofie.reference import NONDETERMINISTIC, evaluate_node
 from sofie.weights import Array
@@ -64,11 +66,15 @@ def import_graph(
 ) -> ModuleOp:
     """The level 1 module of a ModelProto, which is consumed; raises as `load` does."""
     model = _inline_functions(model)
+    for graph in _inner_graphs(model.graph):
+        _constants_to_initialisers(graph)
+        _forget_types(graph)
     _constants_to_initialisers(model.graph)
     _set_inputs(model.graph, dict(values or {}))
     bind_dimensions(model.graph, dict(dims or {}))
-    for index, node in enumerate(model.graph.node):
-        _check_operator(node, index)
+    for graph in [model.graph, *_inner_graphs(model.graph)]:
+        for index, node in enumerate(graph.node):
+            _check_operator(node, index)
     aside = _set_aside_large_initialisers(model.graph)
     model = _convert(model)
     return _Importer(model, aside).run()
@@ -128,9 +134,20 @@ def bind_dimensions(graph: onnx.GraphProto, dims: dict[str, int]) -> None:
         flags = " ".join(f"--dim {m}=N" for m in dict.fromkeys(printable(m) for m in missing))
         raise SofieError(f"the sizes of these dimensions are not bound: {names}; give them with {flags}")
     _check_dims(dims, used, tensors)
-    for output in graph.output:  # the old sizes of results would only contradict the inferred ones
+    _forget_types(graph)
+
+
+def _forget_types(graph: onnx.GraphProto) -> None:
+    """Drops the sizes of results that the file declares: old ones would only contradict the inferred ones."""
+    for output in graph.output:
         output.type.tensor_type.ClearField("shape")
     del graph.value_info[:]
+
+
+def _inner_graphs(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
+    """The graphs that are attributes of nodes (branches, bodies), innermost first."""
+    own = [a.g for node in graph.node for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
+    return [g for inner in own for g in (*_inner_graphs(inner), inner)]
 
 
 def _check_dims(dims: dict[str, int], used: set[str], tensors: dict[str, onnx.TypeProto.Tensor]) -> None:
@@ -256,14 +273,14 @@ def _convert(model: onnx.ModelProto) -> onnx.ModelProto:
 
 @dataclass
 class _Importer:
-    """One walk over the nodes of a bound skeleton, in order."""
+    """One walk over the nodes of a bound skeleton, in order; a graph inside it gets an importer that sees its names."""
 
     model: onnx.ModelProto
     aside: dict[str, onnx.TensorProto]
     block: Block = field(default_factory=Block)
-    types: dict[str, onnx.TypeProto] = field(default_factory=dict)
-    known: dict[str, Array] = field(default_factory=dict)
-    values: dict[str, SSAValue] = field(default_factory=dict)
+    types: MutableMapping[str, onnx.TypeProto] = field(default_factory=dict)
+    known: MutableMapping[str, Array] = field(default_factory=dict)
+    values: MutableMapping[str, SSAValue] = field(default_factory=dict)
 
     def run(self) -> ModuleOp:
         graph = self.model.graph
@@ -278,9 +295,12 @@ class _Importer:
             argument = self.block.insert_arg(kind, len(self.block.args))
             argument.name_hint = identifier(value.name, "input")
             self.values[value.name] = argument
+        self._nodes(graph)
+        return self._module([v.name for v in inputs], [v.name for v in graph.output])
+
+    def _nodes(self, graph: onnx.GraphProto) -> None:
         for index, node in enumerate(graph.node):
             self._node(node, index)
-        return self._module([v.name for v in inputs], [v.name for v in graph.output])
 
     def _weights(self, graph: onnx.GraphProto) -> None:
         for tensor in [*graph.initializer, *self.aside.values()]:
@@ -331,6 +351,9 @@ class _Importer:
                 raise SofieError(f"node {label!r}: its input {printable(name)!r} is made by no earlier node")
         if self._fold(node):
             return
+        if (node.domain, node.op_type) == ("", "If") and node.input[0] in self.known:
+            self._take_branch(node)
+            return
         try:
             self._emit(node, op_class, label)
         except SofieError as error:
@@ -369,19 +392,65 @@ class _Importer:
 
     def _emit(self, node: onnx.NodeProto, op_class: type[OnnxOp], label: str) -> None:
         node = _without_gaps(node)
-        for name, kind in self._infer(node, op_class).items():
+        graphs = {a.name: a.g for a in node.attribute if a.type == a.GRAPH}
+        inner = self._branches(node, graphs) if node.op_type == "If" else {}
+        for name, kind in ({} if inner else self._infer(node, op_class)).items():
             self.types[name] = kind
         outputs = list(node.output)
         result_types = [self._tensor_type(name) for name in outputs]
-        attributes = {a.name: attribute_from_proto(a) for a in node.attribute}
+        attributes = {a.name: attribute_from_proto(a) for a in node.attribute if a.name not in inner}
         op = op_class.from_positions(
-            [self._value(name) if name else None for name in node.input], result_types, attributes
+            [self._value(name) if name else None for name in node.input], result_types, attributes, inner
         )
         op.location = NameLoc(StringAttr(f"{node.op_type} {label}"), UnknownLoc())
         self.block.add_op(op)
         for name, result in zip(outputs, op.results, strict=True):
             result.name_hint = identifier(name, node.op_type.lower())
             self.values[name] = result
+
+    def _within(self, graph: onnx.GraphProto, block: Block) -> _Importer:
+        """What importing a graph inside this one into `block` comes to: it sees all names from here."""
+        scopes = [ChainMap({}, names) for names in (self.types, self.known, self.values)]
+        scope = _Importer(self.model, {}, block, *scopes)
+        scope._weights(graph)
+        scope._nodes(graph)
+        for output in graph.output:
+            if output.name not in scope.types:
+                raise SofieError(
+                    f"output {printable(output.name)!r} of graph {printable(graph.name)!r} is made by no node"
+                )
+        return scope
+
+    def _take_branch(self, node: onnx.NodeProto) -> None:
+        """Puts the nodes of the branch that a known condition picks in the place of the If."""
+        picked = "then_branch" if np.all(self.known[node.input[0]]) else "else_branch"
+        graph = next(a.g for a in node.attribute if a.name == picked)
+        scope = self._within(graph, self.block)
+        for name, output in zip(node.output, graph.output, strict=False):
+            if output.name in scope.known:
+                self._know(name, scope.known[output.name])
+            else:
+                self.types[name], self.values[name] = scope.types[output.name], scope.values[output.name]
+
+    def _branches(self, node: onnx.NodeProto, graphs: dict[str, onnx.GraphProto]) -> dict[str, Region]:
+        """The branches of an If as regions; the types of its outputs are theirs, which must be the same."""
+        regions: dict[str, Region] = {}
+        found: list[list[TensorType[Attribute]]] = []
+        for branch, graph in graphs.items():
+            scope = self._within(graph, Block())
+            names = [output.name for output in graph.output][: len(node.output)]
+            scope.block.add_op(GraphYieldOp(*(scope._value(name) for name in names)))
+            found.append([scope._tensor_type(name) for name in names])
+            regions[branch] = Region(scope.block)
+            for name, output in zip(node.output, names, strict=True):
+                self.types[name] = scope.types[output]
+        for name, *kinds in zip(node.output, *found, strict=True):
+            if kinds[0] != kinds[1]:
+                raise UnsupportedError(
+                    f"its branches give {printable(name)!r} as {kinds[0]} and as {kinds[1]}; let both give one shape "
+                    "and type, or fix the condition with --set NAME=VALUE"
+                )
+        return regions
 
     def _infer(self, node: onnx.NodeProto, op_class: type[OnnxOp]) -> dict[str, onnx.TypeProto]:
         names = [n for n in node.input if n]
@@ -396,6 +465,7 @@ class _Importer:
             )
         except Exception as error:
             raise SofieError(f"its shapes do not fit: {printable(str(error), 300)}") from error
+        complete(node, inferred, self.types)
         missing = [n for n in node.output if n and n not in inferred]
         if missing:
             raise UnsupportedError(f"the type of its output {printable(missing[0])!r} cannot be inferred")

@@ -67,7 +67,12 @@ class TensorFunctions(Functions):
 def onnx_functions(module: ModuleOp) -> Functions:
     """The meanings of the onnx ops of a module; not of all two hundred, whose classes take a while to build."""
     kinds = {type(op) for op in module.walk() if isinstance(op, OnnxOp)}
-    return tabulated(dict.fromkeys(kinds, _reference))()
+    return tabulated({kind: _branch if kind.SCHEMA.name == "If" else _reference for kind in kinds})()
+
+
+def _branch(self: Functions, interpreter: Interpreter, op: OnnxOp, values: PythonValues) -> PythonValues:
+    """The graph that the condition picks."""
+    return interpreter.run_ssacfg_region(op.graph("then_branch" if np.all(values[0]) else "else_branch"), ())
 
 
 def _reference(self: Functions, interpreter: Interpreter, op: OnnxOp, values: PythonValues) -> PythonValues:

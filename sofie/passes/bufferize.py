@@ -41,7 +41,7 @@ from sofie import structured
 from sofie.dialects.sofie import FusedOp, TileOp, WeightOp, YieldOp
 from sofie.dialects.types import contiguous_strides, element_of, shape_of, strides_and_offset
 from sofie.errors import SofieError
-from sofie.rewrite import blame
+from sofie.rewrite import blame, erase
 from sofie.sharing import chain, place_in
 
 
@@ -229,6 +229,7 @@ class _Bufferizer:
         for new in made:
             self.insert(op, new)
         op.result.replace_all_uses_with(made[-1].results[0])
+        erase(op)
 
     def _for(self, op: scf.ForOp, inside: bool) -> None:
         """The loop in place: its carried tensors are buffers from outside, other carried values stay carried."""
@@ -259,10 +260,10 @@ class _Bufferizer:
         for block in blocks:
             last = block.last_op
             assert isinstance(last, scf.YieldOp)
+            homes = {k: _outside(v, block) for k, v in enumerate(last.operands) if k not in kept}
             self._region(block)
-            for value, result in zip(last.operands, op.output, strict=True):
-                if structured.is_tensor(result):
-                    self.buffers[result] = self._outside(value, block)
+            for k, home in homes.items():
+                self.buffers[op.output[k]] = self.buffer(home)
             yielded = [last.operands[k] for k in kept]
             new = Block()
             _move(block, new)
@@ -279,11 +280,6 @@ class _Bufferizer:
             if not isinstance(op, scf.YieldOp):
                 self._visit(op, inside=False)
 
-    def _outside(self, value: SSAValue, branch: Block) -> SSAValue:
-        """The buffer from outside a branch that holds a value inside it."""
-        homes = (v for v in chain(value) if isinstance(v.owner, Block) or place_in(branch, v.owner) is None)
-        return self.buffer(next(homes))
-
     @staticmethod
     def _erase_tensors(block: Block) -> None:
         """Erases the tensor ops, last first: whatever they made has a buffer now."""
@@ -293,6 +289,11 @@ class _Bufferizer:
             if tensors or moved_out or (isinstance(op, func.ReturnOp) and op.operands):
                 op.detach()
                 op.erase(safe_erase=False)
+
+
+def _outside(value: SSAValue, branch: Block) -> SSAValue:
+    """The value from outside a branch whose buffer holds a value inside it."""
+    return next(v for v in chain(value) if isinstance(v.owner, Block) or place_in(branch, v.owner) is None)
 
 
 def _move(source: Block, target: Block) -> None:

@@ -257,8 +257,9 @@ class GraphYieldOp(AbstractYieldOperation[Attribute]):
 
 @cache
 def graph_names(schema: OpSchema) -> list[str]:
-    """The attributes that are graphs, in the order of the regions: then_branch before else_branch."""
-    return sorted((n for n, a in schema.attributes.items() if a.type == OpSchema.AttrType.GRAPH), reverse=True)
+    """The graphs that every node has as attributes, in the order of the regions: then_branch before else_branch."""
+    graphs = (n for n, a in schema.attributes.items() if a.type == OpSchema.AttrType.GRAPH and a.required)
+    return sorted(graphs, reverse=True)
 
 
 def _onnx_name(element: Attribute) -> str:

@@ -42,7 +42,7 @@ from sofie.dialects.sofie import FusedOp, TileOp, WeightOp, YieldOp
 from sofie.dialects.types import contiguous_strides, element_of, shape_of, strides_and_offset
 from sofie.errors import SofieError
 from sofie.rewrite import blame, erase
-from sofie.sharing import chain, place_in
+from sofie.sharing import outside
 
 
 @dataclass(frozen=True)
@@ -260,9 +260,10 @@ class _Bufferizer:
         for block in blocks:
             last = block.last_op
             assert isinstance(last, scf.YieldOp)
-            homes = {k: _outside(v, block) for k, v in enumerate(last.operands) if k not in kept}
+            homes = {k: outside(v, block) for k, v in enumerate(last.operands) if k not in kept}
             self._region(block)
             for k, home in homes.items():
+                assert home is not None, op
                 self.buffers[op.output[k]] = self.buffer(home)
             yielded = [last.operands[k] for k in kept]
             new = Block()
@@ -289,11 +290,6 @@ class _Bufferizer:
             if tensors or moved_out or (isinstance(op, func.ReturnOp) and op.operands):
                 op.detach()
                 op.erase(safe_erase=False)
-
-
-def _outside(value: SSAValue, branch: Block) -> SSAValue:
-    """The value from outside a branch whose buffer holds a value inside it."""
-    return next(v for v in chain(value) if isinstance(v.owner, Block) or place_in(branch, v.owner) is None)
 
 
 def _move(source: Block, target: Block) -> None:

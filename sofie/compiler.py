@@ -12,11 +12,12 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.utils.arg_spec import ArgSpec
 
 from sofie import jit, pipeline, weight_file
+from sofie.emit.cmake import cmake_target
 from sofie.emit.cpp import Port, Program
 from sofie.errors import SofieError, printable
 from sofie.files import write
 from sofie.frontends.onnx import Dim, load
-from sofie.naming import identifier
+from sofie.naming import Namer, identifier
 from sofie.sizes import bind
 from sofie.target import cpu as cpu_named
 from sofie.weights import Array
@@ -168,11 +169,12 @@ def compile_model(source: Source, options: Options, name: str | None = None, pro
 
 @dataclass(frozen=True)
 class Generated:
-    """The files of a generated model; `data` is None where the weights are in the header."""
+    """The files of a generated model; `data` is None where the weights are in the header, `cmake` where not asked."""
 
     header: Path
     data: Path | None
     program: Program
+    cmake: Path | None = None
 
 
 def generate(
@@ -182,21 +184,47 @@ def generate(
     name: str | None = None,
     embed: bool = False,
     progress: Progress | None = None,
+    cmake: bool = False,
 ) -> Generated:
-    """Writes `<name>.hxx` and `<name>.dat` into `folder`, each in one step: nothing half-written stays behind."""
+    """Writes `<name>.hxx` and `<name>.dat` into `folder`, each in one step: nothing half-written stays behind.
+
+    With `cmake`, `<name>.cmake` as well, a library target to include and link.
+    """
     program = lower(source, name or default_name(source), options, progress)
-    target = Path(folder)
+    return _write([program], Path(folder), program.name, embed, cmake)[0]
+
+
+def generate_together(
+    sources: Sequence[Source],
+    folder: str | Path,
+    options: Options,
+    name: str,
+    embed: bool = False,
+    progress: Progress | None = None,
+    cmake: bool = False,
+) -> list[Generated]:
+    """Several models in one header `<name>.hxx`: a namespace and a weight file each, named after their files."""
+    namer = Namer()
+    programs = [lower(source, namer(default_name(source)), options, progress) for source in sources]
+    return _write(programs, Path(folder), identifier(name, "models"), embed, cmake)
+
+
+def _write(programs: Sequence[Program], folder: Path, name: str, embed: bool, cmake: bool) -> list[Generated]:
     try:
-        target.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SofieError(f"the folder {printable(str(folder))!r} cannot be made: {error.strerror}") from error
-    header = target / f"{program.name}.hxx"
-    data = None if embed else target / f"{program.name}.dat"
-    text = program.header(embed)
-    if data is not None:
-        try:
-            weight_file.write(data, program.weights, program.layout)
-        except OSError as error:
-            raise SofieError(f"{printable(str(data))!r} cannot be written: {error.strerror}") from error
+    header = folder / f"{name}.hxx"
+    text = "\n".join(program.header(embed) for program in programs)
+    data = [None if embed else folder / f"{program.name}.dat" for program in programs]
+    for program, path in zip(programs, data, strict=True):
+        if path is not None:
+            try:
+                weight_file.write(path, program.weights, program.layout)
+            except OSError as error:
+                raise SofieError(f"{printable(str(path))!r} cannot be written: {error.strerror}") from error
     write(header, text.encode())
-    return Generated(header, data, program)
+    target = folder / f"{name}.cmake" if cmake else None
+    if target is not None:
+        write(target, cmake_target(name, programs, embed).encode())
+    return [Generated(header, path, program, target) for program, path in zip(programs, data, strict=True)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
+import importlib
 import importlib.util
 import os
 import shutil
@@ -35,10 +36,22 @@ FLAGS = ("-std=c++17", "-O2", "-fno-math-errno", "-fPIC", "-shared", "-w")
 
 
 def flags_for(blas: str) -> tuple[str, ...]:
-    """The flags with what a BLAS needs; `$SOFIE_BLAS` replaces `-lopenblas`."""
+    """The flags with what a BLAS needs.
+
+    `$SOFIE_BLAS` says what that is, else the package scipy-openblas32 is taken where it is installed, else the system's
+    OpenBLAS.
+    """
     if blas == "none":
         return FLAGS
-    return (*FLAGS, *os.environ.get("SOFIE_BLAS", "-lopenblas").split())
+    if given := os.environ.get("SOFIE_BLAS"):
+        return (*FLAGS, *given.split())
+    if importlib.util.find_spec("scipy_openblas32") is None:
+        return (*FLAGS, "-lopenblas")
+    package = importlib.import_module("scipy_openblas32")
+    folder = package.get_lib_dir()
+    prefixed = [f"-Dcblas_{letter}gemm=scipy_cblas_{letter}gemm" for letter in "sd"]
+    library = f"-l{package.get_library()}"
+    return (*FLAGS, f"-I{package.get_include_dir()}", *prefixed, f"-L{folder}", f"-Wl,-rpath,{folder}", library)
 
 
 def compiler() -> list[str]:

@@ -96,6 +96,11 @@ def place_in(block: Block, op: Operation) -> Operation | None:
     return current
 
 
+def outside(value: SSAValue, branch: Block) -> SSAValue | None:
+    """The first value on the chain of `value` that is there before `branch` runs; None where its root is inside."""
+    return next((v for v in chain(value) if isinstance(v.owner, Block) or place_in(branch, v.owner) is None), None)
+
+
 def exclude_each_other(a: Operation, b: Operation) -> bool:
     """Whether the ops stand in different branches of one `scf.if`: only one of them runs."""
     branches: dict[Operation, object] = {}

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from sofie.cli.options import MODEL, compiling, gathered
+from sofie.cli.options import compiling, gathered
 from sofie.cli.progress import progress
 
 if TYPE_CHECKING:
     from sofie.compiler import Generated
-    from sofie.emit.cpp import Port
+    from sofie.emit.cpp import Port, Program
 
 
 @click.command("compile")
-@MODEL
+@click.argument("models", metavar="MODEL...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
     "-o",
     "--output",
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     metavar="DIR",
     help="Folder to write to.",
 )
-@click.option("--name", help="Name of the files and the namespace.  [default: that of the model's file]")
+@click.option(
+    "--name", help="Name of the header, and of a single model.  [default: that of the model's file, or models]"
+)
 @click.option(
     "--weights",
     type=click.Choice(["file", "embed"]),
@@ -34,31 +36,45 @@ if TYPE_CHECKING:
     show_default=True,
     help="Put the weights beside the header or into it.",
 )
+@click.option("--cmake", is_flag=True, help="Write a CMake target beside the header.")
 @compiling
-def compile_(model: Path, output: Path, name: str | None, weights: str, **given: Any) -> None:
-    """Write MODEL as a C++ header and its weights."""
-    from sofie.compiler import generate
+def compile_(models: tuple[Path, ...], output: Path, name: str | None, weights: str, cmake: bool, **given: Any) -> None:
+    """Write MODEL as a C++ header and its weights; several models share one header, a namespace each."""
+    from sofie.compiler import generate, generate_together
 
-    options = gathered(given)
-    with progress(f"compile {model.name}") as tell:
-        generated = generate(model, output, options, name, weights == "embed", tell)
-    click.echo("\n".join(summary(generated)))
+    options, embed = gathered(given), weights == "embed"
+    with progress(f"compile {', '.join(m.name for m in models)}") as tell:
+        if len(models) == 1:
+            made = [generate(models[0], output, options, name, embed, tell, cmake)]
+        else:
+            made = generate_together(models, output, options, name or "models", embed, tell, cmake)
+    for line in summary(made):
+        click.echo(line)
 
 
-def summary(generated: Generated) -> list[str]:
+def summary(made: Sequence[Generated]) -> list[str]:
     """What was written, what it computes and how C++ calls it."""
-    from sofie.cli.files import readable, size
+    from sofie.cli.files import size
 
-    program = generated.program
+    files = [made[0].header, *(g.data for g in made), made[0].cmake]
+    return [
+        *_column("wrote", [f"{p}  {size(p)}" for p in files if p is not None]),
+        *(line for g in made for line in [*([f"\n{g.program.name}"] if len(made) > 1 else []), *_computes(g.program)]),
+        "",
+        f'    #include "{made[0].header.name}"',
+        *(f"    {line}" for g in made for line in usage(g)),
+    ]
+
+
+def _computes(program: Program) -> list[str]:
+    from sofie.cli.files import readable
+
     calls = program.kernel_calls
     kernels = f"{calls} kernel{'s' * (calls != 1)}"
     return [
-        *_column("wrote", [f"{p}  {size(p)}" for p in (generated.header, generated.data) if p is not None]),
         *_column("inputs" if len(program.inputs) != 1 else "input", map(describe, program.inputs)),
         *_column("outputs" if len(program.outputs) != 1 else "output", map(describe, program.outputs)),
         *_column("runs", [f"{kernels} with {readable(program.arena_bytes)} of scratch memory"]),
-        "",
-        *(f"    {line}" for line in usage(generated)),
     ]
 
 
@@ -74,14 +90,13 @@ def describe(port: Port) -> str:
 
 
 def usage(generated: Generated) -> list[str]:
-    """The three lines of C++ that use what was generated."""
+    """The two lines of C++ that use a model."""
     program = generated.program
     weights = f'("{generated.data.name}")' if generated.data is not None else ""
     results = ", ".join(p.parameter for p in program.outputs)
     results = f"[{results}]" if len(program.outputs) > 1 else results
     arguments = [*program.sizes.values(), *(p.parameter for p in program.inputs)]
     return [
-        f'#include "{generated.header.name}"',
         f"SOFIE_{program.name}::Session session{weights};",
         f"auto {results} = session.infer({', '.join(arguments)});",
     ]

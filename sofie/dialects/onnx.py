@@ -2,12 +2,13 @@
 
 Operands, attributes, type constraints and documentation come from `onnx.defs`; nothing is written by hand, so no
 operator can be forgotten. Text: `%y = onnx.Gemm(%x, %w, none) {transB = 1 : i64} : (tensor<1x7xf32>, ...) -> ...`,
-where `none` stands for an optional operand that is absent.
+where `none` stands for an optional operand that is absent. A graph that is an attribute in ONNX is a region here, under
+its name, that ends in `onnx.yield`: `%y = onnx.If(%c) then_branch { ... } else_branch { ... } : (tensor<i1>) -> ...`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from typing import Any, ClassVar, Self, cast
 
@@ -25,7 +26,8 @@ from xdsl.dialects.builtin import (
     f32,
     i64,
 )
-from xdsl.ir import Attribute, Dialect, SSAValue
+from xdsl.dialects.utils import AbstractYieldOperation
+from xdsl.ir import Attribute, Dialect, Region, SSAValue
 from xdsl.irdl import (
     AttrSizedOperandSegments,
     AttrSizedResultSegments,
@@ -36,6 +38,7 @@ from xdsl.irdl import (
     opt_operand_def,
     opt_prop_def,
     opt_result_def,
+    region_def,
     result_def,
     traits_def,
     var_operand_def,
@@ -43,7 +46,7 @@ from xdsl.irdl import (
 )
 from xdsl.parser import Parser
 from xdsl.printer import Printer
-from xdsl.traits import Pure
+from xdsl.traits import IsTerminator, Pure
 from xdsl.utils.exceptions import VerifyException
 
 from sofie.dialects.sofie import BlobAttr
@@ -74,6 +77,7 @@ class OnnxOp(IRDLOperation):
         operands: Sequence[SSAValue | None],
         result_types: Sequence[Attribute],
         attributes: dict[str, Attribute] | None = None,
+        graphs: Mapping[str, Region] | None = None,
     ) -> Self:
         """Builds the op from operands in the schema's order; None stands for an absent optional one."""
         known = {f"onnx_{name}" for name in cls.SCHEMA.attributes}
@@ -84,6 +88,7 @@ class OnnxOp(IRDLOperation):
             operands=_segments(cls.SCHEMA.inputs, operands),
             result_types=cast(Any, _segments(cls.SCHEMA.outputs, result_types)),
             properties=properties,
+            regions=[(graphs or {})[name] for name in graph_names(cls.SCHEMA)],
         )
 
     @property
@@ -104,6 +109,10 @@ class OnnxOp(IRDLOperation):
         while values and values[-1] is None:
             values.pop()
         return values
+
+    def graph(self, name: str) -> Region:
+        """The region of an attribute that is a graph."""
+        return self.regions[graph_names(self.SCHEMA).index(name)]
 
     def attribute(self, name: str) -> Attribute | None:
         """The attribute as it stands in the IR, without the schema's default."""
@@ -175,6 +184,9 @@ class OnnxOp(IRDLOperation):
             )
         shown = {k[5:]: v for k, v in self.properties.items() if k.startswith("onnx_")} | self.attributes
         printer.print_op_attributes(shown)
+        for name, region in zip(graph_names(self.SCHEMA), self.regions, strict=True):
+            printer.print_string(f" {name} ")
+            printer.print_region(region)
         printer.print_string(" : ")
         with printer.in_parens():
             printer.print_list([NoneType() if v is None else v.type for v in inputs], printer.print_attribute)
@@ -193,6 +205,10 @@ class OnnxOp(IRDLOperation):
             lambda: None if parser.parse_optional_keyword("none") else parser.parse_unresolved_operand(),
         )
         attributes = parser.parse_optional_attr_dict()
+        graphs: dict[str, Region] = {}
+        for name in graph_names(cls.SCHEMA):
+            parser.parse_keyword(name)
+            graphs[name] = parser.parse_region()
         parser.parse_punctuation(":")
         types = parser.parse_comma_separated_list(Parser.Delimiter.PAREN, parser.parse_type)
         parser.parse_punctuation("->")
@@ -206,7 +222,7 @@ class OnnxOp(IRDLOperation):
             for operand, kind in zip(unresolved, types, strict=True)
         ]
         own = {k: v for k, v in attributes.items() if k in cls.SCHEMA.attributes}
-        op = cls.from_positions(operands, [parser.parse_type()] if results is None else results, own)
+        op = cls.from_positions(operands, [parser.parse_type()] if results is None else results, own, graphs)
         op.attributes |= {k: v for k, v in attributes.items() if k not in own}
         return op
 
@@ -223,6 +239,27 @@ class OnnxOp(IRDLOperation):
             same = formal.is_homogeneous and formal.type_str in allowed
             if same and bound.setdefault(formal.type_str, element) != element:
                 raise VerifyException(f"operands of {self.operator} that share type {formal.type_str} differ")
+        for name, region in zip(graph_names(self.SCHEMA), self.regions, strict=True):
+            last = region.block.last_op
+            if not isinstance(last, GraphYieldOp):
+                raise VerifyException(f"{name} of {self.operator} does not end in onnx.yield")
+            if self.operator == "If" and last.operand_types != self.result_types:
+                raise VerifyException(f"{name} of If yields other types than its results have")
+
+
+@irdl_op_definition
+class GraphYieldOp(AbstractYieldOperation[Attribute]):
+    """Ends a graph that is an attribute of an operator and names its results."""
+
+    name = "onnx.yield"
+    traits = traits_def(IsTerminator(), Pure())
+
+
+@cache
+def graph_names(schema: OpSchema) -> list[str]:
+    """The graphs that every node has as attributes, in the order of the regions: then_branch before else_branch."""
+    graphs = (n for n, a in schema.attributes.items() if a.type == OpSchema.AttrType.GRAPH and a.required)
+    return sorted(graphs, reverse=True)
 
 
 def _onnx_name(element: Attribute) -> str:
@@ -318,7 +355,9 @@ def _op_class(schema: OpSchema, name: str) -> type[OnnxOp]:
         fields[f"operand_{i}"] = _OPERAND[formal.option](Attribute)
     for i, formal in enumerate(schema.outputs):
         fields[f"result_{i}"] = _RESULT[formal.option](Attribute)
-    for attribute in schema.attributes:
+    for graph in graph_names(schema):
+        fields[f"graph_{graph}"] = region_def("single_block")
+    for attribute in set(schema.attributes) - set(graph_names(schema)):
         fields[f"onnx_{attribute}"] = opt_prop_def(Attribute, prop_name=f"onnx_{attribute}")
     options: list[IRDLOption] = []
     if sum(p.option != _Option.Single for p in schema.inputs) > 1:
@@ -350,4 +389,4 @@ def op_classes() -> dict[tuple[str, str], type[OnnxOp]]:
 
 def onnx_dialect() -> Dialect:
     """The dialect, built on first use (about 70 ms)."""
-    return Dialect("onnx", list(op_classes().values()), [])
+    return Dialect("onnx", [*op_classes().values(), GraphYieldOp], [])

@@ -8,7 +8,8 @@ are left to the run, both are asked at several numbers, and what they say is a p
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections import ChainMap
+from collections.abc import Mapping, MutableMapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -33,13 +34,14 @@ from xdsl.dialects.builtin import (
 from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Attribute, Block, Region, SSAValue
 
-from sofie.dialects.onnx import DOMAINS, OPSET, OnnxOp, attribute_from_proto, op_classes
+from sofie.dialects.onnx import DOMAINS, OPSET, GraphYieldOp, OnnxOp, attribute_from_proto, op_classes
 from sofie.dialects.sofie import ExtentsOp, WeightOp
 from sofie.dialects.types import element_from_numpy, element_from_onnx, numpy_dtype, shape_of_type
 from sofie.dialects.types import tensor as tensor_type
 from sofie.errors import SofieError, UnsupportedError, printable
 from sofie.extents import SIZE, size_attribute
 from sofie.frontends import probing
+from sofie.frontends.inference import complete
 from sofie.naming import EMITTED, Namer, identifier
 from sofie.reference import NONDETERMINISTIC, evaluate_node
 from sofie.sizes import Size, Symbol, at, symbols_of
@@ -90,12 +92,16 @@ def import_graph(
     `sizes` says which run-time sizes stand behind the names of dimensions; `lists` are inputs that are lists of sizes.
     """
     model = _inline_functions(model)
+    for graph in _inner_graphs(model.graph):
+        _constants_to_initialisers(graph)
+        _forget_types(graph)
     _constants_to_initialisers(model.graph)
     _set_inputs(model.graph, dict(values or {}))
     release(model.graph, dims or {})
     known_sizes = dict(sizes or {}) | bind_dimensions(model.graph, dict(dims or {}), set(sizes or {}))
-    for index, node in enumerate(model.graph.node):
-        _check_operator(node, index)
+    for graph in [model.graph, *_inner_graphs(model.graph)]:
+        for index, node in enumerate(graph.node):
+            _check_operator(node, index)
     aside = _set_aside_large_initialisers(model.graph)
     model = _convert(model)
     return _Importer(model, aside, known_sizes, dict(lists or {})).run()
@@ -136,9 +142,10 @@ BATCH = "batch"
 
 
 def release(graph: onnx.GraphProto, dims: Mapping[str, Dim]) -> None:
-    """Frees the dimensions that `dims` leaves to the run and the model fixes at 1, or does not name.
+    """Frees the dimensions that `dims` leaves to the run and the model fixes, or does not name.
 
-    A key is the name of a dimension, "input:axis", or `BATCH`. What was stored of other shapes is forgotten.
+    A key is the name of a dimension, "input:axis", or `BATCH`, where the leading dimensions of all inputs are the
+    same. What was stored of other shapes is forgotten.
     """
     inputs = [v for v in graph.input if v.name not in {i.name for i in graph.initializer}]
     tensors = {v.name: v.type.tensor_type.shape.dim for v in inputs}
@@ -150,14 +157,14 @@ def release(graph: onnx.GraphProto, dims: Mapping[str, Dim]) -> None:
             places = [tensors[name][int(axis)]]
         else:
             places = [shape[0] for shape in tensors.values() if len(shape)] if key == BATCH else []
+            if len({d.dim_value for d in places}) > 1:
+                continue  # nothing is called so, and not all inputs are batches of one size
         for dim in places:
-            if dim.dim_value == 1 or (not dim.HasField("dim_value") and not dim.dim_param):
+            if not dim.dim_param:
                 dim.dim_param = key
                 freed = True
     if freed:
-        for output in graph.output:
-            output.type.tensor_type.ClearField("shape")
-        del graph.value_info[:]
+        _forget_types(graph)
 
 
 def bind_dimensions(graph: onnx.GraphProto, dims: dict[str, Dim], known: Set[str] = frozenset()) -> dict[str, Size]:
@@ -198,10 +205,21 @@ def bind_dimensions(graph: onnx.GraphProto, dims: dict[str, Dim], known: Set[str
         flags = " ".join(f"--dim {m}=N" for m in dict.fromkeys(printable(m) for m in missing))
         raise SofieError(f"the sizes of these dimensions are not bound: {names}; give them with {flags}")
     _check_dims(dims, used, tensors)
-    for output in graph.output:  # the old sizes of results would only contradict the inferred ones
+    _forget_types(graph)
+    return sizes
+
+
+def _forget_types(graph: onnx.GraphProto) -> None:
+    """Drops the sizes of results that the file declares: old ones would only contradict the inferred ones."""
+    for output in graph.output:
         output.type.tensor_type.ClearField("shape")
     del graph.value_info[:]
-    return sizes
+
+
+def _inner_graphs(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
+    """The graphs that are attributes of nodes (branches, bodies), innermost first."""
+    own = [a.g for node in graph.node for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
+    return [g for inner in own for g in (*_inner_graphs(inner), inner)]
 
 
 def _check_dims(dims: dict[str, Dim], used: set[str], tensors: dict[str, onnx.TypeProto.Tensor]) -> None:
@@ -339,18 +357,18 @@ class Sized:
 
 @dataclass
 class _Importer:
-    """One walk over the nodes of a bound skeleton, in order."""
+    """One walk over the nodes of a bound skeleton, in order; a graph inside it gets an importer that sees its names."""
 
     model: onnx.ModelProto
     aside: dict[str, onnx.TensorProto]
     sizes: dict[str, Size] = field(default_factory=dict)
     """What stands behind the names of dimensions that the run tells."""
-    lists: dict[str, Sized] = field(default_factory=dict)
+    lists: MutableMapping[str, Sized] = field(default_factory=dict)
     """Values that are lists of sizes."""
     block: Block = field(default_factory=Block)
-    types: dict[str, onnx.TypeProto] = field(default_factory=dict)
-    known: dict[str, Array] = field(default_factory=dict)
-    values: dict[str, SSAValue] = field(default_factory=dict)
+    types: MutableMapping[str, onnx.TypeProto] = field(default_factory=dict)
+    known: MutableMapping[str, Array] = field(default_factory=dict)
+    values: MutableMapping[str, SSAValue] = field(default_factory=dict)
 
     def run(self) -> ModuleOp:
         graph = self.model.graph
@@ -371,9 +389,12 @@ class _Importer:
             argument = self.block.insert_arg(kind, len(self.block.args))
             argument.name_hint = identifier(value.name, "input")
             self.values[value.name] = argument
+        self._nodes(graph)
+        return self._module(symbols, [v.name for v in inputs], [v.name for v in graph.output])
+
+    def _nodes(self, graph: onnx.GraphProto) -> None:
         for index, node in enumerate(graph.node):
             self._node(node, index)
-        return self._module(symbols, [v.name for v in inputs], [v.name for v in graph.output])
 
     def _weights(self, graph: onnx.GraphProto) -> None:
         for tensor in [*graph.initializer, *self.aside.values()]:
@@ -436,6 +457,9 @@ class _Importer:
             if name and name not in self.types:
                 raise SofieError(f"node {label!r}: its input {printable(name)!r} is made by no earlier node")
         if self._fold(node):
+            return
+        if (node.domain, node.op_type) == ("", "If") and node.input[0] in self.known:
+            self._take_branch(node)
             return
         try:
             self._emit(node, op_class, label)
@@ -508,19 +532,67 @@ class _Importer:
 
     def _emit(self, node: onnx.NodeProto, op_class: type[OnnxOp], label: str) -> None:
         node = _without_gaps(node)
-        for name, kind in self._infer(node, op_class).items():
+        graphs = {a.name: a.g for a in node.attribute if a.type == a.GRAPH}
+        inner = self._branches(node, graphs) if node.op_type == "If" else {}
+        for name, kind in ({} if inner else self._infer(node, op_class)).items():
             self.types[name] = kind
         outputs = list(node.output)
         result_types = [self._tensor_type(name) for name in outputs]
-        attributes = {a.name: attribute_from_proto(a) for a in node.attribute}
+        attributes = {a.name: attribute_from_proto(a) for a in node.attribute if a.name not in inner}
         op = op_class.from_positions(
-            [self._value(name) if name else None for name in node.input], result_types, attributes
+            [self._value(name) if name else None for name in node.input], result_types, attributes, inner
         )
         op.location = NameLoc(StringAttr(f"{node.op_type} {label}"), UnknownLoc())
         self.block.add_op(op)
         for name, result in zip(outputs, op.results, strict=True):
             result.name_hint = identifier(name, node.op_type.lower())
             self.values[name] = result
+
+    def _within(self, graph: onnx.GraphProto, block: Block) -> _Importer:
+        """What importing a graph inside this one into `block` comes to: it sees all names from here."""
+        scopes = [ChainMap({}, names) for names in (self.types, self.known, self.values)]
+        scope = _Importer(self.model, {}, self.sizes, ChainMap({}, self.lists), block, *scopes)
+        scope._weights(graph)
+        scope._nodes(graph)
+        for output in graph.output:
+            if output.name not in scope.types:
+                raise SofieError(
+                    f"output {printable(output.name)!r} of graph {printable(graph.name)!r} is made by no node"
+                )
+        return scope
+
+    def _take_branch(self, node: onnx.NodeProto) -> None:
+        """Puts the nodes of the branch that a known condition picks in the place of the If."""
+        picked = "then_branch" if np.all(self.known[node.input[0]]) else "else_branch"
+        graph = next(a.g for a in node.attribute if a.name == picked)
+        scope = self._within(graph, self.block)
+        for name, output in zip(node.output, graph.output, strict=False):
+            if output.name in scope.known:
+                self._know(name, scope.known[output.name])
+            elif output.name in scope.lists:
+                self._know_sizes(name, scope.lists[output.name])
+            else:
+                self.types[name], self.values[name] = scope.types[output.name], scope.values[output.name]
+
+    def _branches(self, node: onnx.NodeProto, graphs: dict[str, onnx.GraphProto]) -> dict[str, Region]:
+        """The branches of an If as regions; the types of its outputs are theirs, which must be the same."""
+        regions: dict[str, Region] = {}
+        found: list[list[TensorType[Attribute]]] = []
+        for branch, graph in graphs.items():
+            scope = self._within(graph, Block())
+            names = [output.name for output in graph.output][: len(node.output)]
+            scope.block.add_op(GraphYieldOp(*(scope._value(name) for name in names)))
+            found.append([scope._tensor_type(name) for name in names])
+            regions[branch] = Region(scope.block)
+            for name, output in zip(node.output, names, strict=True):
+                self.types[name] = scope.types[output]
+        for name, *kinds in zip(node.output, *found, strict=True):
+            if kinds[0] != kinds[1]:
+                raise UnsupportedError(
+                    f"its branches give {printable(name)!r} as {kinds[0]} and as {kinds[1]}; let both give one shape "
+                    "and type, or fix the condition with --set NAME=VALUE"
+                )
+        return regions
 
     def _infer(self, node: onnx.NodeProto, op_class: type[OnnxOp]) -> dict[str, onnx.TypeProto]:
         """The types of the outputs: what inference says at every point, with sizes where the points differ."""
@@ -559,6 +631,7 @@ class _Importer:
             )
         except Exception as error:
             raise SofieError(f"its shapes do not fit: {printable(str(error), 300)}{_at(point)}") from error
+        complete(node, inferred, {n: self._type_at(n, point) for n in names})
         missing = [n for n in node.output if n and n not in inferred]
         if missing:
             raise UnsupportedError(f"the type of its output {printable(missing[0])!r} cannot be inferred")

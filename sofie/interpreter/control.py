@@ -10,6 +10,7 @@ from xdsl.interpreter import Interpreter, PythonValues, ReturnedValues, impl, im
 from xdsl.ir import Operation, Region
 from xdsl.traits import SymbolTable
 
+from sofie.dialects.onnx import GraphYieldOp
 from sofie.dialects.sofie import FusedOp, YieldOp
 from sofie.interpreter.machine import Functions, refusal
 
@@ -27,6 +28,7 @@ class ControlFunctions(Functions):
     func_return = impl_terminator(func.ReturnOp)(_hand_out)
     scf_yield = impl_terminator(scf.YieldOp)(_hand_out)
     linalg_yield = impl_terminator(linalg.YieldOp)(_hand_out)
+    graph_yield = impl_terminator(GraphYieldOp)(_hand_out)
     sofie_yield = impl_terminator(YieldOp)(_hand_out)
 
     @impl_terminator(scf.ReduceOp)

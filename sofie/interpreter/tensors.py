@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from xdsl.dialects import tensor
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.interpreter import Interpreter, PythonValues, impl, register_impls
+from xdsl.ir import Operation
 
 from sofie.dialects.onnx import DOMAINS, OnnxOp
 from sofie.dialects.sofie import ExtentsOp, WeightOp
@@ -74,7 +77,15 @@ def _extents(self: Functions, interpreter: Interpreter, op: ExtentsOp, values: P
 def onnx_functions(module: ModuleOp) -> Functions:
     """The meanings of the onnx ops of a module; not of all two hundred, whose classes take a while to build."""
     kinds = {type(op) for op in module.walk() if isinstance(op, OnnxOp)}
-    return tabulated({ExtentsOp: _extents, **dict.fromkeys(kinds, _reference)})()
+    meanings: dict[type[Operation], Callable[..., PythonValues]] = {
+        kind: _branch if kind.SCHEMA.name == "If" else _reference for kind in kinds
+    }
+    return tabulated(meanings | {ExtentsOp: _extents})()
+
+
+def _branch(self: Functions, interpreter: Interpreter, op: OnnxOp, values: PythonValues) -> PythonValues:
+    """The graph that the condition picks."""
+    return interpreter.run_ssacfg_region(op.graph("then_branch" if np.all(values[0]) else "else_branch"), ())
 
 
 def _reference(self: Functions, interpreter: Interpreter, op: OnnxOp, values: PythonValues) -> PythonValues:

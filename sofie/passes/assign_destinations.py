@@ -39,6 +39,7 @@ from sofie.sharing import (
     is_carried,
     loop_around,
     made_from,
+    outside,
     place_in,
     root,
     yields,
@@ -336,7 +337,7 @@ def _copy_where_not_free(function: func.FuncOp) -> None:
     for op in list(function.walk()):
         for index in _written(op):
             target = op.operands[index]
-            mine = _writable(root(target), op, outputs)
+            mine = _writable(root(target), op, outputs) and not _reads_elsewhere(op, index)
             if mine and (
                 _unshared(target) or (not isinstance(op, scf.ForOp) and not sharing.stale_readers(op, target))
             ):
@@ -348,6 +349,18 @@ def _copy_where_not_free(function: func.FuncOp) -> None:
             block.insert_ops_before([empty, copy], op)
             op.operands[index] = copy.results[0]
             sharing = _Sharing(function)
+
+
+def _reads_elsewhere(op: Operation, index: int) -> bool:
+    """Whether a structured op reads the buffer that it updates in other places than it writes at the same moment."""
+    if not isinstance(op, GenericOp):
+        return False
+    target, maps = op.operands[index], structured.maps_of(op)
+    gathered = [o.tensor for o in op.body.walk() if isinstance(o, tensor.ExtractOp)]
+    others = [v for k, v in enumerate(op.operands) if k != index and not (v is target and maps[k] == maps[index])]
+    if structured.reductions(op):
+        others = [v for k, v in enumerate(op.operands) if k != index]
+    return any(part(v) in _homes(target) or part(target) in _homes(v) for v in [*others, *gathered])
 
 
 def _writable(end: SSAValue, op: Operation, outputs: Sequence[SSAValue]) -> bool:
@@ -451,14 +464,10 @@ def _home(value: SSAValue, last: scf.YieldOp) -> SSAValue | None:
     """The value outside the branch that ends in `last` in all of which `value` lies; None where it is only a part."""
     branch = last.parent_block()
     assert branch is not None
-    for link in chain(value):
-        owner = link.owner
-        inside = isinstance(owner, Operation) and place_in(branch, owner) is not None
-        if not inside:
-            return link
-        if isinstance(owner, tensor.ExtractSliceOp):
-            return None
-    return None
+    home = outside(value, branch)
+    links = list(chain(value))
+    inside = links[: links.index(home)] if home is not None else []
+    return None if any(isinstance(v.owner, tensor.ExtractSliceOp) for v in inside) else home
 
 
 def _lies_in_all_of(value: SSAValue, end: SSAValue) -> bool:

@@ -38,8 +38,8 @@ from sofie.dialects.types import contiguous_strides, element_of, shape_of, shape
 from sofie.dialects.types import memref as memref_type
 from sofie.errors import SofieError
 from sofie.extents import again, entries, values
-from sofie.rewrite import blame
-from sofie.sharing import chain, place_in
+from sofie.rewrite import blame, erase
+from sofie.sharing import outside
 
 
 @dataclass(frozen=True)
@@ -225,6 +225,7 @@ class _Bufferizer:
         for new in made:
             self.insert(op, new)
         op.result.replace_all_uses_with(made[-1].results[0])
+        erase(op)
 
     def _for(self, op: scf.ForOp, inside: bool) -> None:
         """The loop in place: its carried tensors are buffers from outside, other carried values stay carried."""
@@ -255,10 +256,11 @@ class _Bufferizer:
         for block in blocks:
             last = block.last_op
             assert isinstance(last, scf.YieldOp)
+            homes = {k: outside(v, block) for k, v in enumerate(last.operands) if k not in kept}
             self._region(block)
-            for value, result in zip(last.operands, op.output, strict=True):
-                if structured.is_tensor(result):
-                    self.buffers[result] = self._outside(value, block)
+            for k, home in homes.items():
+                assert home is not None, op
+                self.buffers[op.output[k]] = self.buffer(home)
             yielded = [last.operands[k] for k in kept]
             new = Block()
             _move(block, new)
@@ -274,11 +276,6 @@ class _Bufferizer:
         for op in list(block.ops):
             if not isinstance(op, scf.YieldOp):
                 self._visit(op, inside=False)
-
-    def _outside(self, value: SSAValue, branch: Block) -> SSAValue:
-        """The buffer from outside a branch that holds a value inside it."""
-        homes = (v for v in chain(value) if isinstance(v.owner, Block) or place_in(branch, v.owner) is None)
-        return self.buffer(next(homes))
 
     @staticmethod
     def _erase_tensors(block: Block) -> None:

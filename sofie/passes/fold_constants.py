@@ -3,7 +3,8 @@
     %s = sofie.weight ... ; %r = onnx.Sqrt(%s)     ->     %r = sofie.weight ...
 
 The value is that of `onnx.reference`. Declines where the result would be much larger than what it is made from
-(`max_growth` times, beyond 64 KiB: an Expand is cheaper to do than to store), and for random operators.
+(`max_growth` times, beyond 64 KiB: an Expand is cheaper to do than to store), and for random operators. An If whose
+condition is a weight becomes the nodes of its branch.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from sofie.dialects.sofie import WeightOp
 from sofie.dialects.types import element_of
 from sofie.errors import SofieError
 from sofie.reference import NONDETERMINISTIC, evaluate_node
-from sofie.rewrite import replace
+from sofie.rewrite import replace, replace_results
 
 SMALL_BYTES = 65536
 
@@ -40,6 +41,9 @@ class FoldConstants(ModulePass):
 
     def _fold(self, node: OnnxOp) -> None:
         operands = node.inputs
+        if node.regions:
+            _take_branch(node)
+            return
         owners = [v.owner if v is not None else None for v in operands]
         if (
             not operands
@@ -62,3 +66,20 @@ class FoldConstants(ModulePass):
             for r, v in zip(results, node.results, strict=True)
         ]
         replace(node, new, [w.result for w in new])
+
+
+def _take_branch(node: OnnxOp) -> None:
+    """Puts what the branch holds in the place of an If whose condition is known."""
+    condition = node.inputs[0]
+    if node.operator != "If" or condition is None or not isinstance(condition.owner, WeightOp):
+        return
+    picked = "then_branch" if np.all(condition.owner.blob.value) else "else_branch"
+    branch, block = node.graph(picked).block, node.parent_block()
+    last = branch.last_op
+    assert block is not None and last is not None
+    results = list(last.operands)
+    for op in list(branch.ops):
+        if op is not last:
+            op.detach()
+            block.insert_op_before(op, node)
+    replace_results(node, results)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -158,3 +159,46 @@ def test_a_full_disk_leaves_the_old_header_and_no_scraps(
     assert "No space left" in fails("compile", mlp, "-o", "out", "--dim", "batch=2")
     assert files(tmp_path / "out") == ["mlp.dat", "mlp.hxx"]
     assert (tmp_path / "out" / "mlp.hxx").read_bytes() == before
+
+
+@pytest.mark.usefixtures("needs_compiler")
+def test_several_models_share_a_header(invoke: Invoke, tmp_path: Path) -> None:
+    onnx.save(models.mlp(), "a.onnx")
+    onnx.save(models.convnet(), "b.onnx")
+    (tmp_path / "other").mkdir()
+    onnx.save(models.mlp(), "other/a.onnx")
+    result = invoke("compile", "a.onnx", "b.onnx", "other/a.onnx", "-o", "out", "--name", "nets")
+    assert files(tmp_path / "out") == ["a.dat", "a_1.dat", "b.dat", "nets.hxx"]
+    assert all(f"SOFIE_{n}::Session session" in result.stdout for n in ("a", "b", "a_1"))
+    source = tmp_path / "out" / "main.cpp"
+    source.write_text(
+        '#include "nets.hxx"\n'
+        'int main() { SOFIE_a::Session a; SOFIE_b::Session b; TMVA_SOFIE_a_1::Session c("a_1.dat"); }\n'
+    )
+    command = [*jit.compiler(), "-std=c++17", "-Wall", "-Wextra", "-Wshadow", "-Werror", "main.cpp", "-o", "main"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=source.parent)
+    assert done.returncode == 0, done.stderr
+    assert subprocess.run(["./main"], cwd=source.parent).returncode == 0
+
+
+CMAKE_PROJECT = """cmake_minimum_required(VERSION 3.16)
+project(app CXX)
+include(out/mlp.cmake)
+add_executable(app main.cpp)
+target_link_libraries(app PRIVATE sofie::mlp)
+target_compile_definitions(app PRIVATE WEIGHTS="${SOFIE_mlp_WEIGHTS}")
+"""
+
+
+@pytest.mark.usefixtures("needs_compiler")
+@pytest.mark.skipif(shutil.which("cmake") is None, reason="cmake is not installed")
+def test_the_cmake_target_builds(invoke: Invoke, mlp: Path, tmp_path: Path) -> None:
+    assert "out/mlp.cmake" in invoke("compile", mlp, "-o", "out", "--dim", "batch=1..4", "--cmake").stdout
+    (tmp_path / "CMakeLists.txt").write_text(CMAKE_PROJECT)
+    (tmp_path / "main.cpp").write_text(
+        '#include "mlp.hxx"\n'
+        "int main() { SOFIE_mlp::Session s(WEIGHTS); const float x[14] = {}; return s.infer(2, x).size() != 10; }\n"
+    )
+    for command in (["cmake", "-S", ".", "-B", "build"], ["cmake", "--build", "build"], ["build/app"]):
+        done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr

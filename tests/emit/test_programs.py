@@ -243,3 +243,40 @@ def test_model_proto_is_not_changed_by_compiling(tmp_path: Path) -> None:
     emit(tmp_path, model, "net")
     assert model.SerializeToString(deterministic=True) == before
     assert isinstance(model, onnx.ModelProto)
+
+
+SIZES = """#include "net.hxx"
+#include <cstdio>
+#include <cstring>
+
+int main()
+{
+   SOFIE_net::Session session("net.dat");
+   std::vector<float> x(64 * 7);
+   for (std::size_t i = 0; i < x.size(); ++i)
+      x[i] = 0.01f * static_cast<float>(i) - 2.0f;
+   const std::vector<float> whole = session.infer(64, x.data());
+   for (const std::size_t batch : {1, 2, 63, 64}) {
+      const std::vector<float> part = session.infer(batch, std::vector<float>(x.begin(), x.begin() + batch * 7).data());
+      std::printf("%zu %zu %d\n", batch, part.size(), std::memcmp(part.data(), whole.data(), part.size() * 4));
+   }
+   for (const std::size_t batch : {0, 65}) {
+      float y[5] = {42};
+      try {
+         session.infer(batch, x.data(), y);
+      } catch (const std::out_of_range &error) {
+         std::printf("%s, %g\n", error.what(), y[0]);
+      }
+   }
+}
+"""
+
+
+@pytest.mark.parametrize("cpu", ["native", "portable"])
+def test_sizes_of_the_run(tmp_path: Path, cpu: str) -> None:
+    """A batch within its bounds is computed row by row alike; one outside is refused before anything is touched."""
+    model = models.mlp()
+    emit(tmp_path, model, "net", dims={"batch": (1, 64)}, cpu=cpu)
+    printed = compile_and_run(tmp_path, SIZES, ("-O1", "-fsanitize=address,undefined")).splitlines()
+    assert printed[:4] == ["1 5 0", "2 10 0", "63 315 0", "64 320 0"]
+    assert printed[4:] == ["net: batch must be from 1 to 64, 42"] * 2

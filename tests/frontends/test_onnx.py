@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sofie.dialects.onnx import OnnxOp
 from sofie.dialects.sofie import WeightOp
 from sofie.errors import SofieError, UnsupportedError
+from sofie.frontends.inference import complete
 from sofie.frontends.onnx import load
 from tests import models
 
@@ -210,6 +211,15 @@ def test_shapes_that_onnx_leaves_open(node: onnx.NodeProto, shapes: dict, expect
     module = load(models.build([node], shapes, ["y"], {}, kinds))
     (op,) = [op for op in module.walk() if isinstance(op, OnnxOp)]
     assert op.results[0].type.get_shape() == expected
+
+
+def test_gathered_slices_have_a_shape_with_batches_too() -> None:
+    """A rule that is only right where this version of ONNX leaves the shape open."""
+    node = helper.make_node("GatherND", ["x", "i"], ["y"], batch_dims=1)
+    known = {n: helper.make_tensor_type_proto(1, s) for n, s in {"x": [2, 3, 4, 5], "i": [2, 7, 1]}.items()}
+    inferred = {"y": helper.make_tensor_type_proto(1, None)}
+    complete(node, inferred, known)
+    assert [d.dim_value for d in inferred["y"].tensor_type.shape.dim] == [2, 7, 4, 5]
 
 
 def test_unknown_operator_in_a_branch_is_named() -> None:

@@ -127,12 +127,65 @@ def reductions() -> onnx.ModelProto:
     return build(nodes, {"x": [3, 4, 13]}, ["y"], weights)
 
 
+def sequences() -> onnx.ModelProto:
+    """LSTM in both directions over sequences of different lengths, then a GRU of which only the end is read."""
+    nodes = [
+        helper.make_node(
+            "LSTM", ["x", "w1", "r1", "b1", "lengths"], ["h", "", "c"], hidden_size=5, direction="bidirectional"
+        ),
+        helper.make_node("Transpose", ["h"], ["t"], perm=[0, 2, 1, 3]),
+        helper.make_node("Reshape", ["t", "flat"], ["f"]),
+        helper.make_node("GRU", ["f", "w2", "r2"], ["", "y"], hidden_size=8, direction="reverse"),
+    ]
+    weights = {
+        "w1": normal(2, 20, 3, seed=1),
+        "r1": normal(2, 20, 5, seed=2) / 4,
+        "b1": normal(2, 40, seed=3),
+        "lengths": np.array([6, 1, 4], np.int32),
+        "flat": np.array([6, 3, 10]),
+        "w2": normal(1, 24, 10, seed=4),
+        "r2": normal(1, 24, 8, seed=5) / 4,
+    }
+    return build(nodes, {"x": [6, 3, 3]}, ["y", "c"], weights)
+
+
+def choices() -> onnx.ModelProto:
+    """A condition inside a branch, values from outside both, and one result that is a weight."""
+
+    def branch(nodes: Sequence[onnx.NodeProto], output: str, **weights: np.ndarray) -> onnx.GraphProto:
+        tensors = [numpy_helper.from_array(a, n) for n, a in weights.items()]
+        return helper.make_graph(nodes, "branch", [], [helper.make_tensor_value_info(output, FLOAT, None)], tensors)
+
+    inner = helper.make_node(
+        "If",
+        ["d"],
+        ["i"],
+        then_branch=branch([helper.make_node("MatMul", ["t", "w"], ["p"])], "p", w=normal(9, 9)),
+        else_branch=branch([], "k", k=normal(4, 9, seed=1)),
+    )
+    nodes = [
+        helper.make_node("Tanh", ["x"], ["t"]),
+        helper.make_node(
+            "If",
+            ["c"],
+            ["y"],
+            then_branch=branch([inner, helper.make_node("Add", ["i", "x"], ["a"])], "a"),
+            else_branch=branch([helper.make_node("Softmax", ["t"], ["s"])], "s"),
+        ),
+        helper.make_node("Add", ["y", "t"], ["z"]),
+    ]
+    boolean = TensorProto.BOOL
+    return build(nodes, {"x": [4, 9], "c": [], "d": [1]}, ["y", "z"], {}, {"c": boolean, "d": boolean})
+
+
 ALL: dict[str, Callable[[], onnx.ModelProto]] = {
     "mlp": mlp,
     "convnet": convnet,
     "movement": movement,
     "integers": integers,
     "reductions": reductions,
+    "sequences": sequences,
+    "choices": choices,
 }
 
 

@@ -66,3 +66,33 @@ def test_error_of_a_lost_op_names_the_onnx_node() -> None:
     module = load(models.mlp())
     with pytest.raises(SofieError, match=r"node 'dense_1' \(Gemm\)"):
         levels.check(module, "tensor")
+
+
+@pytest.mark.parametrize(
+    ("body", "allowed"),
+    [
+        ("func.call @k(%x) : (memref<2xf32>) -> ()", True),
+        ("memref.store %v, %x[%t] : memref<2xf32>", False),
+        ("sofie.fused { sofie.yield }", False),
+    ],
+)
+def test_loops_in_infer_hold_calls_and_nothing_that_computes(body: str, allowed: bool) -> None:
+    """A law that does not look into the loops and branches of @infer."""
+    text = f"""
+    func.func private @k(%x : memref<2xf32>) {{ func.return }}
+    func.func @infer(%x : memref<2xf32>) {{
+      %a = arith.constant 0 : index
+      %b = arith.constant 1 : index
+      %v = arith.constant 1.0 : f32
+      %c = arith.constant true
+      scf.for %t = %a to %b step %b {{
+        scf.if %c {{ {body} }}
+      }}
+      func.return
+    }}"""
+    module = Parser(pipeline.context(), text).parse_module()
+    if allowed:
+        levels.check(module, "loop")
+    else:
+        with pytest.raises(SofieError, match="may not stand"):
+            levels.check(module, "loop")

@@ -258,14 +258,14 @@ int main()
    const std::vector<float> whole = session.infer(64, x.data());
    for (const std::size_t batch : {1, 2, 63, 64}) {
       const std::vector<float> part = session.infer(batch, std::vector<float>(x.begin(), x.begin() + batch * 7).data());
-      std::printf("%zu %zu %d\n", batch, part.size(), std::memcmp(part.data(), whole.data(), part.size() * 4));
+      std::printf("%zu %zu %d\\n", batch, part.size(), std::memcmp(part.data(), whole.data(), part.size() * 4));
    }
    for (const std::size_t batch : {0, 65}) {
       float y[5] = {42};
       try {
          session.infer(batch, x.data(), y);
       } catch (const std::out_of_range &error) {
-         std::printf("%s, %g\n", error.what(), y[0]);
+         std::printf("%s, %g\\n", error.what(), y[0]);
       }
    }
 }

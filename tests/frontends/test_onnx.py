@@ -12,6 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sofie.dialects.onnx import OnnxOp
 from sofie.dialects.sofie import WeightOp
 from sofie.errors import SofieError, UnsupportedError
+from sofie.frontends.inference import complete
 from sofie.frontends.onnx import load
 from tests import models
 
@@ -181,3 +182,54 @@ def test_names_are_hostile_until_they_are_hints() -> None:
     from sofie import pipeline
 
     assert str(Parser(pipeline.context(), text).parse_module()) == text
+
+
+def test_outputs_left_out_before_others_keep_their_place() -> None:
+    """Y_c taken for Y because the outputs before it have no names."""
+    node = helper.make_node("LSTM", ["x", "w", "r"], ["", "", "c"], hidden_size=2)
+    weights = {"w": models.normal(1, 8, 3), "r": models.normal(1, 8, 2)}
+    module = load(models.build([node], {"x": [4, 1, 3]}, ["c"], weights))
+    (layer,) = [op for op in module.walk() if isinstance(op, OnnxOp)]
+    assert [bool(r.uses) for r in layer.results] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("node", "shapes", "expected"),
+    [
+        (helper.make_node("GatherND", ["x", "i"], ["y"]), {"x": [2, 3], "i": [2]}, ()),
+        (helper.make_node("GatherND", ["x", "i"], ["y"], batch_dims=1), {"x": [2, 3, 4], "i": [2, 1]}, (2, 4)),
+        (
+            helper.make_node("GroupNormalization", ["x", "i", "i"], ["y"], num_groups=2),
+            {"x": [5, 4, 3], "i": [4]},
+            (5, 4, 3),
+        ),
+    ],
+)
+def test_shapes_that_onnx_leaves_open(node: onnx.NodeProto, shapes: dict, expected: tuple[int, ...]) -> None:
+    """A result without a shape where the operands say it."""
+    kinds = {"i": TensorProto.INT64} if node.op_type == "GatherND" else {}
+    module = load(models.build([node], shapes, ["y"], {}, kinds))
+    (op,) = [op for op in module.walk() if isinstance(op, OnnxOp)]
+    assert op.results[0].type.get_shape() == expected
+
+
+def test_gathered_slices_have_a_shape_with_batches_too() -> None:
+    """A rule that is only right where this version of ONNX leaves the shape open."""
+    node = helper.make_node("GatherND", ["x", "i"], ["y"], batch_dims=1)
+    known = {n: helper.make_tensor_type_proto(1, s) for n, s in {"x": [2, 3, 4, 5], "i": [2, 7, 1]}.items()}
+    inferred = {"y": helper.make_tensor_type_proto(1, None)}
+    complete(node, inferred, known)
+    assert [d.dim_value for d in inferred["y"].tensor_type.shape.dim] == [2, 7, 4, 5]
+
+
+def test_unknown_operator_in_a_branch_is_named() -> None:
+    """An operator that only the converter stumbles over, since it stands in a graph inside the graph."""
+    branch = helper.make_graph(
+        [helper.make_node("Frobnicate", ["x"], ["a"], name="odd")],
+        "branch",
+        [],
+        [helper.make_tensor_value_info("a", TensorProto.FLOAT, None)],
+    )
+    node = helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
+    case = models.build([node], {"x": [2], "c": []}, ["y"], {}, {"c": TensorProto.BOOL})
+    assert "node 'odd': operator Frobnicate is not known" in refused(case)

@@ -179,3 +179,66 @@ def test_every_level_means_what_level_2_means(spec: str) -> None:
             np.testing.assert_array_equal(a, b)
 
     agrees()
+
+
+ADD = (
+    f'{{indexing_maps = [{STRAIGHT}, {STRAIGHT}], iterator_types = ["parallel", "parallel"]}} ins(%a : {TENSOR}) '
+    f"outs(%b : {TENSOR}) {{ ^bb0(%p: f32, %o: f32): %r = arith.addf %p, %o : f32 linalg.yield %r : f32 }} -> {TENSOR}"
+)
+
+
+def add(a: str, b: str) -> str:
+    """b + a, on top of b."""
+    return "linalg.generic " + ADD.replace("%a", a).replace("%b", b)
+
+
+HAZARDS = {
+    "a value from outside is updated in every iteration": (
+        f"""%f = {add("%x", "%z")}
+        %y = scf.for %t = %c0 to %c3 step %c1 iter_args(%s = %x) -> ({TENSOR}) {{
+          %v = {add("%s", "%f")}
+          scf.yield %v : {TENSOR}
+        }}
+        func.return %y, %x : {TENSOR}, {TENSOR}""",
+        lambda x, z: (x + 3 * (x + z), x),
+    ),
+    "two values change places": (
+        f"""%f = {add("%x", "%z")}
+        %y, %w = scf.for %t = %c0 to %c3 step %c1 iter_args(%s = %x, %u = %f) -> ({TENSOR}, {TENSOR}) {{
+          scf.yield %u, %s : {TENSOR}, {TENSOR}
+        }}
+        func.return %y, %w : {TENSOR}, {TENSOR}""",
+        lambda x, z: (x + z, x),
+    ),
+    "a carried value is read after it was updated": (
+        f"""%y, %w = scf.for %t = %c0 to %c3 step %c1 iter_args(%s = %x, %u = %z) -> ({TENSOR}, {TENSOR}) {{
+          %v = {add("%u", "%s")}
+          %q = {add("%s", "%u")}
+          scf.yield %v, %q : {TENSOR}, {TENSOR}
+        }}
+        func.return %y, %w : {TENSOR}, {TENSOR}""",
+        lambda x, z: (4 * (x + z), 4 * (x + z)),
+    ),
+    "one start for two carried values": (
+        f"""%f = {add("%x", "%z")}
+        %y, %w = scf.for %t = %c0 to %c3 step %c1 iter_args(%s = %f, %u = %f) -> ({TENSOR}, {TENSOR}) {{
+          %v = {add("%x", "%s")}
+          scf.yield %v, %u : {TENSOR}, {TENSOR}
+        }}
+        func.return %y, %w : {TENSOR}, {TENSOR}""",
+        lambda x, z: (x + z + 3 * x, x + z),
+    ),
+}
+
+
+@pytest.mark.parametrize("spec", ["", *LEVELS])
+@pytest.mark.parametrize("name", HAZARDS)
+def test_hazard(name: str, spec: str) -> None:
+    """The ways in which an iteration can spoil the next one, each alone."""
+    body, expected = HAZARDS[name]
+    bounds = "\n".join(f"%c{k} = arith.constant {k} : index" for k in (0, 1, SIDE))
+    head = f"func.func @infer(%x : {TENSOR}, %z : {TENSOR}) -> ({TENSOR}, {TENSOR}) {{"
+    x, z, _ = inputs(True)
+    results = interpreter.run(lowered(f"{head}\n{bounds}\n{body}\n}}", spec), [x, z])
+    for got, want in zip(results, expected(x, z), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-5)

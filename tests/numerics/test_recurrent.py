@@ -10,6 +10,7 @@ import pytest
 
 from sofie import check, interpreter, pipeline
 from sofie.compiler import Options, compile_model
+from sofie.errors import UnsupportedError
 from sofie.frontends.onnx import load
 from tests.numerics.recurrent import ACTIVATIONS, FUNCTIONS, Case, truth
 
@@ -168,3 +169,21 @@ def test_every_level(name: str, spec: str) -> None:
     results = interpreter.run(module, [arrays[n] for n in arrays if n in ("X", *case.at_run_time)])
     for got, want in zip(results, truth(case, arrays), strict=True):
         np.testing.assert_allclose(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_unknown_activation_names_the_node_and_what_there_is() -> None:
+    """A misspelt activation that is silently taken for another."""
+    case = Case("RNN", attributes={"activations": ["Gelu"]})
+    with pytest.raises(UnsupportedError, match=r"'layer' \(RNN\).*'Gelu' is not known; use one of affine, elu"):
+        pipeline.run(load(case.model(case.arrays())), pipeline.parse("fuse"))
+
+
+def test_an_empty_sequence_hands_back_its_state() -> None:
+    """A state that is lost where no step runs (ONNX Runtime gives 0 there)."""
+    case = Case("GRU", lengths=(0, 5, 2), operands=("B", "initial_h"))
+    arrays = case.arrays()
+    module = load(case.model(arrays))
+    pipeline.run(module, pipeline.parse("fuse"))
+    y, last = interpreter.run(module, [arrays["X"]])
+    np.testing.assert_array_equal(last[0, 0], arrays["initial_h"][0, 0])
+    assert not y[:, :, 0].any()

@@ -29,7 +29,7 @@ from sofie.dialects.sofie import FusedOp, WeightOp, YieldOp
 from sofie.dialects.types import element_of, shape_of
 from sofie.dialects.types import tensor as tensor_type
 from sofie.passes.lower_onnx.builder import reshape_op, reshape_steps
-from sofie.rewrite import erase, positions
+from sofie.rewrite import erase, positions, users
 from sofie.sharing import (
     VIEWS,
     chain,
@@ -298,7 +298,7 @@ def _overwrite_dying_operands(function: func.FuncOp) -> None:
         dying = next(
             (v for k, v in enumerate(op.inputs) if _could_hold(op, k) and not sharing.stale_readers(op, v)), None
         )
-        if isinstance(empty, tensor.EmptyOp) and dying is not None:
+        if isinstance(empty, tensor.EmptyOp) and users(empty.tensor) == [op] and dying is not None:
             op.operands[len(op.inputs)] = dying
             sharing.merge(empty.tensor, part(dying))
             erase(empty)

@@ -116,9 +116,10 @@ CASES = {
                 ["y"],
                 graph([N("Exp", ["x"], ["a"]), N("Neg", ["a"], ["a1"]), N("Tanh", ["a1"], ["a2"])], ["a2"]),
                 graph([N("Neg", ["x"], ["b"]), N("Exp", ["b"], ["b1"]), N("Relu", ["b1"], ["b2"])], ["b2"]),
-            )
+            ),
+            N("Transpose", ["y"], ["z"]),
         ],
-        ["y"],
+        ["z"],
     ),
     "one inside another": model(
         [

@@ -86,8 +86,10 @@ def _weights_to_arguments(function: func.FuncOp) -> list[WeightOp]:
             arguments[key] = op
         place = len(block.args) - len(arguments) + list(arguments).index(key)
         op.result.replace_all_uses_with(block.args[place])
-    for op in [op for op in function.walk() if isinstance(op, WeightOp)]:
-        op.detach()
+    for weight in [op for op in function.walk() if isinstance(op, WeightOp)]:
+        home = weight.parent_block()
+        assert home is not None
+        home.detach_op(weight)
     function.function_type = FunctionType.from_lists([a.type for a in block.args], list(function.function_type.outputs))
     function.arg_attrs = function.res_attrs = None
     return list(arguments.values())

@@ -31,7 +31,7 @@ from sofie.dialects.types import tensor as tensor_type
 from sofie.errors import UnsupportedError
 from sofie.extents import again, entries, read, values
 from sofie.passes.lower_onnx.builder import reshape_op, reshape_steps
-from sofie.rewrite import erase, positions
+from sofie.rewrite import erase, positions, users
 from sofie.sharing import (
     VIEWS,
     chain,
@@ -308,7 +308,7 @@ def _overwrite_dying_operands(function: func.FuncOp) -> None:
         dying = next(
             (v for k, v in enumerate(op.inputs) if _could_hold(op, k) and not sharing.stale_readers(op, v)), None
         )
-        if isinstance(empty, tensor.EmptyOp) and dying is not None:
+        if isinstance(empty, tensor.EmptyOp) and users(empty.tensor) == [op] and dying is not None:
             op.operands[len(op.inputs)] = dying
             sharing.merge(empty.tensor, part(dying))
             erase(empty)

@@ -110,6 +110,17 @@ CASES = {
         ["y"],
         {"w": W},
     ),
+    "chains whose values die one by one": model(
+        [
+            branch(
+                ["y"],
+                graph([N("Exp", ["x"], ["a"]), N("Neg", ["a"], ["a1"]), N("Tanh", ["a1"], ["a2"])], ["a2"]),
+                graph([N("Neg", ["x"], ["b"]), N("Exp", ["b"], ["b1"]), N("Relu", ["b1"], ["b2"])], ["b2"]),
+            ),
+            N("Transpose", ["y"], ["z"]),
+        ],
+        ["z"],
+    ),
     "one inside another": model(
         [
             N("Tanh", ["x"], ["t"]),
@@ -177,6 +188,7 @@ LEVELS = (
     "fuse,pack-weights,assign-destinations,bufferize,plan-memory",
     "fuse,lower{cpu=portable}",
     "lower{cpu=scalar in-place=false share=false}",
+    "lower{cpu=scalar}",
 )
 
 

@@ -29,6 +29,12 @@ from sofie.rewrite import blame, erase, replace_results
 DEEPEST = 8
 """Bodies hold function operators in turn; ONNX's nest three deep."""
 
+LIMITS = {
+    ("", "CenterCropPad"): "shape known when compiling",
+    ("ai.onnx.preview", "FlexAttention"): "no score_mod, no prob_mod",
+}
+"""What cannot be expanded, in a few words, by (domain, operator)."""
+
 
 @dataclass(frozen=True)
 class Decompose(ModulePass):

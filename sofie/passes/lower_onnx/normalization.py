@@ -67,7 +67,7 @@ def hardmax(op: OnnxOp, build: Lowering) -> SSAValue:
     return build.elementwise(fn, build.weight("positions", places), best, element=kind)
 
 
-@lowers("BatchNormalization")
+@lowers("BatchNormalization", limits="inference only")
 def batch_normalization(op: OnnxOp, build: Lowering) -> SSAValue:
     """scale * (x - mean) / sqrt(var + epsilon) + bias per channel, inference only (BatchNormalization 15)."""
     if op.integer("training_mode"):

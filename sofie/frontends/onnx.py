@@ -43,6 +43,24 @@ FOLD_ELEMENTS = 4096
 """A node is evaluated while importing when neither its inputs nor its results have more elements than this."""
 
 
+@dataclass(frozen=True)
+class Fault:
+    """A node, or an input (no operator), that cannot be read; without a reason it only depends on one."""
+
+    node: str
+    domain: str
+    operator: str
+    reason: str
+
+    @staticmethod
+    def of(node: onnx.NodeProto, index: int, error: SofieError | None = None) -> Fault:
+        """The fault of a node, whose name is not repeated in the reason."""
+        label = _label(node, index)
+        reason = "" if error is None else str(error).removeprefix(f"node {label!r}")
+        reason = reason.removeprefix(f" ({node.op_type})").removeprefix(": ")
+        return Fault(label, "" if node.domain == "ai.onnx" else node.domain, node.op_type, reason)
+
+
 def load(
     source: str | Path | bytes | onnx.ModelProto,
     dims: Mapping[str, int] | None = None,
@@ -60,18 +78,27 @@ def load(
 
 
 def import_graph(
-    model: onnx.ModelProto, dims: Mapping[str, int] | None = None, values: Mapping[str, object] | None = None
+    model: onnx.ModelProto,
+    dims: Mapping[str, int] | None = None,
+    values: Mapping[str, object] | None = None,
+    faults: list[Fault] | None = None,
 ) -> ModuleOp:
-    """The level 1 module of a ModelProto, which is consumed; raises as `load` does."""
-    model = _inline_functions(model)
+    """The level 1 module of a ModelProto, which is consumed; raises as `load` does.
+
+    With `faults`, the nodes and inputs that cannot be read are noted there and left out of the module, and so is all
+    that depends on them.
+    """
+    model = inline_functions(model)
     _constants_to_initialisers(model.graph)
     _set_inputs(model.graph, dict(values or {}))
     bind_dimensions(model.graph, dict(dims or {}))
+    if faults is not None:
+        _leave_out_unknown(model.graph, faults)
     for index, node in enumerate(model.graph.node):
         _check_operator(node, index)
     aside = _set_aside_large_initialisers(model.graph)
     model = _convert(model)
-    return _Importer(model, aside).run()
+    return _Importer(model, aside, faults).run()
 
 
 def read_model(source: str | Path | bytes | onnx.ModelProto) -> onnx.ModelProto:
@@ -90,6 +117,11 @@ def read_model(source: str | Path | bytes | onnx.ModelProto) -> onnx.ModelProto:
     if not model.graph.node and not model.graph.output:
         raise SofieError(f"{printable(str(source))!r} is no ONNX model: it has neither nodes nor outputs")
     return model
+
+
+def unread(graph: onnx.GraphProto) -> list[Fault]:
+    """Every node of a graph that as a whole cannot be read."""
+    return [Fault.of(node, index) for index, node in enumerate(graph.node)]
 
 
 def free_dimensions(graph: onnx.GraphProto) -> list[tuple[str, int, str]]:
@@ -158,7 +190,8 @@ def _check_opset(model: onnx.ModelProto) -> None:
             )
 
 
-def _inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
+def inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with the bodies of its own functions in the place of their calls; raises SofieError."""
     if not model.functions:
         return model
     try:
@@ -240,6 +273,28 @@ def _check_operator(node: onnx.NodeProto, index: int) -> None:
         )
 
 
+def _leave_out_unknown(graph: onnx.GraphProto, faults: list[Fault]) -> None:
+    """Takes the nodes of unknown operators out of the graph, and all that depends on them."""
+    gone: set[str] = set()
+    kept = []
+    for index, node in enumerate(graph.node):
+        error = None
+        try:
+            _check_operator(node, index)
+        except UnsupportedError as found:
+            error = found
+        if error is None and gone.isdisjoint(node.input):
+            kept.append(onnx.NodeProto.FromString(node.SerializeToString()))
+        else:
+            faults.append(Fault.of(node, index, error))
+            gone.update(node.output)
+    if gone:
+        outputs = [onnx.ValueInfoProto.FromString(v.SerializeToString()) for v in graph.output if v.name not in gone]
+        del graph.node[:], graph.output[:]
+        graph.node.extend(kept)
+        graph.output.extend(outputs)
+
+
 def _convert(model: onnx.ModelProto) -> onnx.ModelProto:
     versions = {o.domain: o.version for o in model.opset_import}
     version = versions.get("", versions.get("ai.onnx", OPSET))
@@ -260,6 +315,7 @@ class _Importer:
 
     model: onnx.ModelProto
     aside: dict[str, onnx.TensorProto]
+    faults: list[Fault] | None = None
     block: Block = field(default_factory=Block)
     types: dict[str, onnx.TypeProto] = field(default_factory=dict)
     known: dict[str, Array] = field(default_factory=dict)
@@ -268,19 +324,27 @@ class _Importer:
     def run(self) -> ModuleOp:
         graph = self.model.graph
         self._weights(graph)
-        inputs = [v for v in graph.input if v.name not in self.aside]
-        for value in inputs:
+        inputs = []
+        for value in [v for v in graph.input if v.name not in self.aside]:
             self.types[value.name] = value.type
             try:
                 kind = self._tensor_type(value.name)
             except SofieError as error:
-                raise type(error)(f"input {printable(value.name)!r}: {error}") from error
+                if self.faults is None:
+                    raise type(error)(f"input {printable(value.name)!r}: {error}") from error
+                self.faults.append(Fault(printable(value.name), "", "", str(error)))
+                continue
+            inputs.append(value.name)
             argument = self.block.insert_arg(kind, len(self.block.args))
             argument.name_hint = identifier(value.name, "input")
             self.values[value.name] = argument
         for index, node in enumerate(graph.node):
-            self._node(node, index)
-        return self._module([v.name for v in inputs], [v.name for v in graph.output])
+            if self.faults is None:
+                self._node(node, index)
+            else:
+                self._node_or_fault(node, index, self.faults)
+        outputs = [v.name for v in graph.output if self.faults is None or self._is_read(v.name)]
+        return self._module(inputs, outputs)
 
     def _weights(self, graph: onnx.GraphProto) -> None:
         for tensor in [*graph.initializer, *self.aside.values()]:
@@ -335,6 +399,18 @@ class _Importer:
             self._emit(node, op_class, label)
         except SofieError as error:
             raise type(error)(f"node {label!r} ({node.op_type}): {error}") from error
+
+    def _node_or_fault(self, node: onnx.NodeProto, index: int, faults: list[Fault]) -> None:
+        if not all(self._is_read(name) for name in node.input if name):
+            faults.append(Fault.of(node, index))
+            return
+        try:
+            self._node(node, index)
+        except SofieError as error:
+            faults.append(Fault.of(node, index, error))
+
+    def _is_read(self, name: str) -> bool:
+        return name in self.known or name in self.values
 
     def _fold(self, node: onnx.NodeProto) -> bool:
         """Evaluates a node whose inputs are small and known, or that asks only for a static shape."""

@@ -177,8 +177,7 @@ def _read(model: onnx.ModelProto, options: Options) -> tuple[ModuleOp | None, li
     try:
         return import_graph(read_model(model), options.dims, options.values, faults), faults
     except SofieError:
-        told = {f.node: f for f in faults if f.operator}
-        return None, [told.get(f.node, f) for f in unread(_flat(model).graph)]
+        return None, unread(_flat(model).graph)
 
 
 def _compile(

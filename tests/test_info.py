@@ -126,6 +126,14 @@ def test_every_node_in_the_way_is_named_with_its_reason() -> None:
     assert report.error is not None and "'riddle'" in report.error
 
 
+def test_what_is_certain_without_shapes_is_told_without_them() -> None:
+    model = riddles()
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "n"
+    report = info(model)
+    assert [(u.node, u.reason[:8]) for u in report.unsupported] == [("riddle", "operator"), ("unfit", "there is")]
+    assert report.flops is None and report.error is not None and "--dim n=N" in report.error
+
+
 def test_what_can_be_read_of_such_a_model_is_told() -> None:
     report = info(riddles())
     assert report.opsets == {"ai.onnx": 21, "acme": 1}

@@ -120,8 +120,8 @@ def read_model(source: str | Path | bytes | onnx.ModelProto) -> onnx.ModelProto:
 
 
 def unread(graph: onnx.GraphProto) -> list[Fault]:
-    """Every node of a graph that as a whole cannot be read."""
-    return [Fault.of(node, index) for index, node in enumerate(graph.node)]
+    """Every node of a graph that as a whole cannot be read; those of unknown operators with that reason."""
+    return [Fault.of(node, index, _unknown(node, index)) for index, node in enumerate(graph.node)]
 
 
 def free_dimensions(graph: onnx.GraphProto) -> list[tuple[str, int, str]]:
@@ -273,16 +273,21 @@ def _check_operator(node: onnx.NodeProto, index: int) -> None:
         )
 
 
+def _unknown(node: onnx.NodeProto, index: int) -> UnsupportedError | None:
+    """What `_check_operator` says against a node."""
+    try:
+        _check_operator(node, index)
+    except UnsupportedError as error:
+        return error
+    return None
+
+
 def _leave_out_unknown(graph: onnx.GraphProto, faults: list[Fault]) -> None:
     """Takes the nodes of unknown operators out of the graph, and all that depends on them."""
     gone: set[str] = set()
     kept = []
     for index, node in enumerate(graph.node):
-        error = None
-        try:
-            _check_operator(node, index)
-        except UnsupportedError as found:
-            error = found
+        error = _unknown(node, index)
         if error is None and gone.isdisjoint(node.input):
             kept.append(onnx.NodeProto.FromString(node.SerializeToString()))
         else:

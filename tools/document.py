@@ -1,16 +1,48 @@
-"""Writes docs/passes.md from the docstrings of the passes; `--check` says whether it is up to date."""
+"""Writes docs/passes.md from the docstrings of the passes and docs/operators.md from the registry of lowerings.
+
+`--check` says whether they are up to date.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
 import sys
+from collections import Counter
 from pathlib import Path
 
 from sofie import pipeline
+from sofie.dialects.onnx import OPSET, op_classes
 from sofie.registry import own_passes
+from sofie.support import BODY, FOLDED, LOWERING, NO, spelled, support
 
-PAGE = Path(__file__).parents[1] / "docs" / "passes.md"
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "passes.md"
+OPERATORS_PAGE = ROOT / "docs" / "operators.md"
+CONFORMANCE = ROOT / "tests" / "conformance"
+
+TYPES = {
+    "int8-64": ("int8", "int16", "int32", "int64"),
+    "uint8-64": ("uint8", "uint16", "uint32", "uint64"),
+}
+"""Runs of element types that are written as one word."""
+
+INTRODUCTION = f"""# The operators
+
+Generated from the registry by `python tools/document.py`: every live operator of opset {OPSET} and of the other domains
+that the dialect knows.
+
+- *supported*: `{LOWERING}`: one function in `sofie/passes/lower_onnx`. `{BODY}`: `decompose` expands ONNX's own
+  definition. `{FOLDED}`: nothing of it runs in C++, its results have to be known before; those of
+  operators that ask for a shape always are.
+- *types*: of the first operand (the first result, where there is none), as ONNX allows them and C++ code can hold them.
+  Every other operand and result has to have such a type as well: no text, no sequences, no 16-bit floats.
+- *limits*: what is declined beyond that. All shapes have to be known when compiling.
+- *tests*: those of `onnx.backend.test` that use this operator alone, passed and all; those whose result was known when
+  compiling are apart.
+
+`sofie info MODEL` says the same of the operators of a model.
+"""
 
 
 def page() -> str:
@@ -39,7 +71,52 @@ def page() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
+def operators_page() -> str:
+    """The page of operators: a count of each kind, then a row each."""
+    found = {key: support(*key) for key in op_classes()}
+    counts = Counter(s.how for s in found.values())
+    kinds = [f"{counts[how]} `{how}`" for how in (LOWERING, BODY, FOLDED, NO)]
+    lines = [INTRODUCTION, f"{len(found)} operators: {', '.join(kinds)}.", ""]
+    lines += ["| operator | since | supported | types | limits | tests |", "|---|---|---|---|---|---|"]
+    tests = _tests()
+    for (domain, name), how in found.items():
+        operator = spelled(domain, name)
+        since = op_classes()[domain, name].SCHEMA.since_version
+        cells = [operator, str(since), how.how, _types(how.types), how.limits, tests.get(operator, "")]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _types(names: tuple[str, ...]) -> str:
+    words = list(names)
+    for word, run in TYPES.items():
+        if set(run) <= set(words):
+            words[words.index(run[0])] = word
+            words = [w for w in words if w not in run]
+    return " ".join(words)
+
+
+def _tests() -> dict[str, str]:
+    """Tests passed and all, by operator, from the checked-in lists."""
+    passing, folded = (set(_listed(name)) for name in ("passing.txt", "folded.txt"))
+    passed, known, total = Counter[str](), Counter[str](), Counter[str]()
+    for line in _listed("operators.txt"):
+        test, operator = line.split()
+        total[operator] += 1
+        passed[operator] += test in passing
+        known[operator] += test in folded
+    return {o: f"{passed[o]}/{n}" + (f", {known[o]} known" if known[o] else "") for o, n in total.items()}
+
+
+def _listed(name: str) -> list[str]:
+    return [line for line in (CONFORMANCE / name).read_text().splitlines() if line and not line.startswith("#")]
+
+
+PAGES = {PAGE: page, OPERATORS_PAGE: operators_page}
+
 if __name__ == "__main__":
     if "--check" in sys.argv:
-        sys.exit(0 if PAGE.read_text() == page() else "docs/passes.md is stale: run python tools/document.py")
-    PAGE.write_text(page())
+        stale = [path.name for path, write in PAGES.items() if not path.exists() or path.read_text() != write()]
+        sys.exit(f"{', '.join(stale)} in docs/ is stale: run python tools/document.py" if stale else 0)
+    for path, write in PAGES.items():
+        path.write_text(write())

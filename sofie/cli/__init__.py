@@ -12,6 +12,7 @@ from sofie.cli.check import check
 from sofie.cli.compile import compile_
 from sofie.cli.demo import demo
 from sofie.cli.failure import FAILED, MISUSED, report
+from sofie.cli.info import info
 from sofie.cli.options import DEBUG, DEBUG_FLAG
 from sofie.cli.passes import passes
 from sofie.cli.run import run
@@ -57,5 +58,5 @@ def main(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (compile_, run, check, demo, passes):
+for command in (compile_, run, check, info, demo, passes):
     main.add_command(command)

@@ -62,6 +62,11 @@ def element_from_onnx(code: int) -> Attribute:
     return element
 
 
+def element_types() -> dict[str, Attribute]:
+    """Every level 1 element type by numpy's name."""
+    return {name: element for _, name, element in _ROWS}
+
+
 def element_to_onnx(element: Attribute) -> int:
     """ONNX's data type of a level 1 element type."""
     return _TO_ONNX[element]

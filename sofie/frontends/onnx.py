@@ -63,6 +63,24 @@ FOLD_ELEMENTS = 4096
 """A node is evaluated while importing when neither its inputs nor its results have more elements than this."""
 
 
+@dataclass(frozen=True)
+class Fault:
+    """A node, or an input (no operator), that cannot be read; without a reason it only depends on one."""
+
+    node: str
+    domain: str
+    operator: str
+    reason: str
+
+    @staticmethod
+    def of(node: onnx.NodeProto, index: int, error: SofieError | None = None) -> Fault:
+        """The fault of a node, whose name is not repeated in the reason."""
+        label = _label(node, index)
+        reason = "" if error is None else str(error).removeprefix(f"node {label!r}")
+        reason = reason.removeprefix(f" ({node.op_type})").removeprefix(": ")
+        return Fault(label, "" if node.domain == "ai.onnx" else node.domain, node.op_type, reason)
+
+
 def load(
     source: str | Path | bytes | onnx.ModelProto,
     dims: Mapping[str, Dim] | None = None,
@@ -84,14 +102,17 @@ def import_graph(
     model: onnx.ModelProto,
     dims: Mapping[str, Dim] | None = None,
     values: Mapping[str, object] | None = None,
+    faults: list[Fault] | None = None,
     sizes: Mapping[str, Size] | None = None,
     lists: Mapping[str, Sized] | None = None,
 ) -> ModuleOp:
     """The level 1 module of a ModelProto, which is consumed; raises as `load` does.
 
-    `sizes` says which run-time sizes stand behind the names of dimensions; `lists` are inputs that are lists of sizes.
+    With `faults`, the nodes and inputs that cannot be read are noted there and left out of the module, and so is all
+    that depends on them. `sizes` says which run-time sizes stand behind the names of dimensions; `lists` are inputs
+    that are lists of sizes.
     """
-    model = _inline_functions(model)
+    model = inline_functions(model)
     for graph in _inner_graphs(model.graph):
         _constants_to_initialisers(graph)
         _forget_types(graph)
@@ -99,12 +120,14 @@ def import_graph(
     _set_inputs(model.graph, dict(values or {}))
     release(model.graph, dims or {})
     known_sizes = dict(sizes or {}) | bind_dimensions(model.graph, dict(dims or {}), set(sizes or {}))
+    if faults is not None:
+        _leave_out_unknown(model.graph, faults)
     for graph in [model.graph, *_inner_graphs(model.graph)]:
         for index, node in enumerate(graph.node):
             _check_operator(node, index)
     aside = _set_aside_large_initialisers(model.graph)
     model = _convert(model)
-    return _Importer(model, aside, known_sizes, dict(lists or {})).run()
+    return _Importer(model, aside, faults, known_sizes, dict(lists or {})).run()
 
 
 def read_model(source: str | Path | bytes | onnx.ModelProto) -> onnx.ModelProto:
@@ -123,6 +146,11 @@ def read_model(source: str | Path | bytes | onnx.ModelProto) -> onnx.ModelProto:
     if not model.graph.node and not model.graph.output:
         raise SofieError(f"{printable(str(source))!r} is no ONNX model: it has neither nodes nor outputs")
     return model
+
+
+def unread(graph: onnx.GraphProto) -> list[Fault]:
+    """Every node of a graph that as a whole cannot be read; those of unknown operators with that reason."""
+    return [Fault.of(node, index, _unknown(node, index)) for index, node in enumerate(graph.node)]
 
 
 def free_dimensions(graph: onnx.GraphProto) -> list[tuple[str, int, str]]:
@@ -251,7 +279,8 @@ def _check_opset(model: onnx.ModelProto) -> None:
             )
 
 
-def _inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
+def inline_functions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with the bodies of its own functions in the place of their calls; raises SofieError."""
     if not model.functions:
         return model
     try:
@@ -333,6 +362,33 @@ def _check_operator(node: onnx.NodeProto, index: int) -> None:
         )
 
 
+def _unknown(node: onnx.NodeProto, index: int) -> UnsupportedError | None:
+    """What `_check_operator` says against a node."""
+    try:
+        _check_operator(node, index)
+    except UnsupportedError as error:
+        return error
+    return None
+
+
+def _leave_out_unknown(graph: onnx.GraphProto, faults: list[Fault]) -> None:
+    """Takes the nodes of unknown operators out of the graph, and all that depends on them."""
+    gone: set[str] = set()
+    kept = []
+    for index, node in enumerate(graph.node):
+        error = _unknown(node, index)
+        if error is None and gone.isdisjoint(node.input):
+            kept.append(onnx.NodeProto.FromString(node.SerializeToString()))
+        else:
+            faults.append(Fault.of(node, index, error))
+            gone.update(node.output)
+    if gone:
+        outputs = [onnx.ValueInfoProto.FromString(v.SerializeToString()) for v in graph.output if v.name not in gone]
+        del graph.node[:], graph.output[:]
+        graph.node.extend(kept)
+        graph.output.extend(outputs)
+
+
 def _convert(model: onnx.ModelProto) -> onnx.ModelProto:
     versions = {o.domain: o.version for o in model.opset_import}
     version = versions.get("", versions.get("ai.onnx", OPSET))
@@ -361,6 +417,7 @@ class _Importer:
 
     model: onnx.ModelProto
     aside: dict[str, onnx.TensorProto]
+    faults: list[Fault] | None = None
     sizes: dict[str, Size] = field(default_factory=dict)
     """What stands behind the names of dimensions that the run tells."""
     lists: MutableMapping[str, Sized] = field(default_factory=dict)
@@ -373,28 +430,36 @@ class _Importer:
     def run(self) -> ModuleOp:
         graph = self.model.graph
         self._weights(graph)
-        inputs = [v for v in graph.input if v.name not in self.aside and v.name not in self.lists]
         for name, listed in self.lists.items():
             self._know_sizes(name, listed)
         symbols = symbols_of(self.sizes.values())
         for symbol in symbols:
             argument = self.block.insert_arg(IndexType(), len(self.block.args))
             argument.name_hint = symbol.name
-        for value in inputs:
+        inputs = []
+        for value in [v for v in graph.input if v.name not in self.aside and v.name not in self.lists]:
             self.types[value.name] = value.type
             try:
                 kind = self._tensor_type(value.name)
             except SofieError as error:
-                raise type(error)(f"input {printable(value.name)!r}: {error}") from error
+                if self.faults is None:
+                    raise type(error)(f"input {printable(value.name)!r}: {error}") from error
+                self.faults.append(Fault(printable(value.name), "", "", str(error)))
+                continue
+            inputs.append(value.name)
             argument = self.block.insert_arg(kind, len(self.block.args))
             argument.name_hint = identifier(value.name, "input")
             self.values[value.name] = argument
         self._nodes(graph)
-        return self._module(symbols, [v.name for v in inputs], [v.name for v in graph.output])
+        outputs = [v.name for v in graph.output if self.faults is None or self._is_read(v.name)]
+        return self._module(symbols, inputs, outputs)
 
     def _nodes(self, graph: onnx.GraphProto) -> None:
         for index, node in enumerate(graph.node):
-            self._node(node, index)
+            if self.faults is None:
+                self._node(node, index)
+            else:
+                self._node_or_fault(node, index, self.faults)
 
     def _weights(self, graph: onnx.GraphProto) -> None:
         for tensor in [*graph.initializer, *self.aside.values()]:
@@ -465,6 +530,18 @@ class _Importer:
             self._emit(node, op_class, label)
         except SofieError as error:
             raise type(error)(f"node {label!r} ({node.op_type}): {error}") from error
+
+    def _node_or_fault(self, node: onnx.NodeProto, index: int, faults: list[Fault]) -> None:
+        if not all(self._is_read(name) for name in node.input if name):
+            faults.append(Fault.of(node, index))
+            return
+        try:
+            self._node(node, index)
+        except SofieError as error:
+            faults.append(Fault.of(node, index, error))
+
+    def _is_read(self, name: str) -> bool:
+        return name in self.known or name in self.values or name in self.lists
 
     def _fold(self, node: onnx.NodeProto) -> bool:
         """Evaluates a node whose inputs are small and known, or that asks only for a shape, at every point."""
@@ -551,7 +628,7 @@ class _Importer:
     def _within(self, graph: onnx.GraphProto, block: Block) -> _Importer:
         """What importing a graph inside this one into `block` comes to: it sees all names from here."""
         scopes = [ChainMap({}, names) for names in (self.types, self.known, self.values)]
-        scope = _Importer(self.model, {}, self.sizes, ChainMap({}, self.lists), block, *scopes)
+        scope = _Importer(self.model, {}, None, self.sizes, ChainMap({}, self.lists), block, *scopes)
         scope._weights(graph)
         scope._nodes(graph)
         for output in graph.output:

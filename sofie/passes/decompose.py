@@ -11,23 +11,33 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
+import numpy as np
 import onnx
 from onnx import numpy_helper
 from xdsl.context import Context
+from xdsl.dialects import func
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import SSAValue
 from xdsl.passes import ModulePass
 
 from sofie.dialects.onnx import DOMAINS, OnnxOp
-from sofie.dialects.sofie import WeightOp
-from sofie.dialects.types import element_of, element_to_onnx, shape_of
+from sofie.dialects.sofie import ExtentsOp, WeightOp
+from sofie.dialects.types import element_of, element_to_onnx, numpy_dtype, shape_of
 from sofie.errors import SofieError
-from sofie.frontends.onnx import import_graph
+from sofie.extents import function_of, symbol_arguments
+from sofie.frontends.onnx import Sized, import_graph
 from sofie.passes.lower_onnx import rules
 from sofie.rewrite import blame, erase, replace_results
+from sofie.sizes import Size
 
 DEEPEST = 8
 """Bodies hold function operators in turn; ONNX's nest three deep."""
+
+LIMITS = {
+    ("", "CenterCropPad"): "shape known when compiling",
+    ("ai.onnx.preview", "FlexAttention"): "no score_mod, no prob_mod",
+}
+"""What cannot be expanded, in a few words, by (domain, operator)."""
 
 
 @dataclass(frozen=True)
@@ -56,13 +66,15 @@ def _expand(op: OnnxOp) -> bool:
     if body is None:
         return False
     try:
-        module = import_graph(_model(op, node, body))
+        module = import_graph(_model(op, node, body), sizes=_sizes(op), lists=_lists(op))
     except SofieError as error:
         raise type(error)(f"{blame(op)}: its official body: {error}") from error
-    function = next(iter(module.body.block.ops))
+    function = next(o for o in module.body.block.ops if isinstance(o, func.FuncOp))
     block = function.regions[0].block
-    operands = [v for v in op.inputs if v is not None and not isinstance(v.owner, WeightOp)]
-    for argument, value in zip(block.args, operands, strict=True):
+    operands = [v for v in op.inputs if v is not None and not isinstance(v.owner, WeightOp | ExtentsOp)]
+    known = symbol_arguments(function_of(op))
+    sizes = [known[symbol] for symbol in symbol_arguments(function)]
+    for argument, value in zip(block.args, [*sizes, *operands], strict=True):
         argument.replace_all_uses_with(value)
     terminator = block.last_op
     assert terminator is not None
@@ -80,11 +92,34 @@ def _expand(op: OnnxOp) -> bool:
 
 def _types(op: OnnxOp) -> list[onnx.TypeProto]:
     return [
-        onnx.helper.make_tensor_type_proto(element_to_onnx(element_of(v)), shape_of(v))
+        onnx.helper.make_tensor_type_proto(
+            element_to_onnx(element_of(v)), [str(e) if isinstance(e, Size) else e for e in shape_of(v)]
+        )
         if v is not None
         else onnx.TypeProto()
         for v in op.inputs
     ]
+
+
+def _sizes(op: OnnxOp) -> dict[str, Size]:
+    """The run-time extents of the operands, by the names that `_types` gives them."""
+    found: dict[str, Size] = {}
+    for value in op.inputs:
+        for extent in shape_of(value) if value is not None else ():
+            if isinstance(extent, Size):
+                found[str(extent)] = extent
+    return found
+
+
+def _lists(op: OnnxOp) -> dict[str, Sized]:
+    """The operands that are lists of sizes, by their names in the body."""
+    found: dict[str, Sized] = {}
+    for k, value in enumerate(op.inputs):
+        if value is not None and isinstance(value.owner, ExtentsOp):
+            extents = np.empty(len(value.owner.values), object)
+            extents[:] = value.owner.values
+            found[f"i{k}"] = Sized(extents.reshape(shape_of(value)), numpy_dtype(element_of(value)))
+    return found
 
 
 def _body(op: OnnxOp, node: onnx.NodeProto) -> onnx.FunctionProto | None:

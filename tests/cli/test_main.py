@@ -18,7 +18,7 @@ def test_version_and_help(invoke: Invoke) -> None:
     for words in ([], ["--help"], ["-h"]):
         result = invoke(*words)
         assert result.exit_code == 0
-        assert all(name in result.stdout for name in ("compile", "run", "check", "demo", "passes"))
+        assert all(name in result.stdout for name in ("compile", "run", "check", "info", "demo", "passes"))
 
 
 def test_help_imports_nothing_heavy() -> None:

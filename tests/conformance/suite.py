@@ -1,6 +1,7 @@
 """ONNX's own backend suite as data: every test with its model, inputs, expected outputs and tolerances.
 
-`python -m tests.conformance.suite` rewrites `passing.txt`: the list may only grow, so it refuses to drop a name.
+`python -m tests.conformance.suite` rewrites `passing.txt`: the list may only grow, so it refuses to drop a name. Then
+`python tools/document.py` counts the lists into docs/operators.md.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator")
 
 PASSING = Path(__file__).with_name("passing.txt")
 FOLDED = Path(__file__).with_name("folded.txt")
+OPERATORS = Path(__file__).with_name("operators.txt")
 
 
 def tests() -> dict[str, onnx.backend.test.case.test_case.TestCase]:
@@ -36,6 +38,17 @@ def tests() -> dict[str, onnx.backend.test.case.test_case.TestCase]:
 def listed(path: Path) -> list[str]:
     """The names in a list, comments left out."""
     return [line for line in path.read_text().splitlines() if line and not line.startswith("#")]
+
+
+def operators() -> list[str]:
+    """Each test of a single operator with that operator: what docs/operators.md counts; Constants do not count."""
+    lines = []
+    for name, case in tests().items():
+        keys = {(node.domain, node.op_type) for node in _model(case).graph.node} - {("", "Constant")}
+        if len(keys) == 1:
+            ((domain, operator),) = keys
+            lines.append(f"{name} {domain}.{operator}" if domain else f"{name} {operator}")
+    return sorted(lines)
 
 
 def _model(case: object) -> onnx.ModelProto:
@@ -110,7 +123,13 @@ def main() -> int:
         (FOLDED, folded, "Tests whose result was known when compiling: no kernel ran, so they are counted apart."),
     ):
         path.write_text(f"# {what}\n" + "\n".join(sorted(names)) + "\n")
+    write_operators()
     return 0
+
+
+def write_operators() -> None:
+    """Rewrites `operators.txt` for the onnx that is installed."""
+    OPERATORS.write_text("# The tests of a single operator, with it.\n" + "\n".join(operators()) + "\n")
 
 
 if __name__ == "__main__":

@@ -33,3 +33,8 @@ def test_the_list_did_not_shrink() -> None:
     """Somebody took a failing test off the list."""
     assert len(PASSING) >= LEAST
     assert PASSING == sorted(set(PASSING))
+
+
+def test_the_list_of_operators_is_that_of_the_installed_onnx() -> None:
+    """docs/operators.md counts tests that there are not: run python -m tests.conformance.suite."""
+    assert suite.listed(suite.OPERATORS) == suite.operators()

@@ -35,6 +35,11 @@ def test_page_of_passes_is_generated_from_the_docstrings() -> None:
     assert document.PAGE.read_text() == document.page(), "run python tools/document.py"
 
 
+def test_page_of_operators_is_generated_from_the_registry() -> None:
+    """A lowering, a limit or a list of conformance tests changed and the page did not."""
+    assert document.OPERATORS_PAGE.read_text() == document.operators_page(), "run python tools/document.py"
+
+
 @pytest.mark.usefixtures("needs_compiler")
 def test_operator_of_the_page_is_lowered_and_right(monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody follows docs/adding-an-operator.md word by word and fails."""

@@ -39,14 +39,19 @@ from sofie.rewrite import blame, erase, replace, replace_results
 Rule = Callable[[OnnxOp, Lowering], SSAValue | Sequence[SSAValue]]
 
 _RULES: dict[tuple[str, str], Rule] = {}
+_LIMITS: dict[tuple[str, str], str] = {}
 
 
-def lowers(*operators: str, domain: str = "") -> Callable[[Rule], Rule]:
-    """Registers the decorated function `(op, build) -> result(s)` as the lowering of the operators named."""
+def lowers(*operators: str, domain: str = "", limits: str = "") -> Callable[[Rule], Rule]:
+    """Registers the decorated function `(op, build) -> result(s)` as the lowering of the operators named.
+
+    `limits` says in a few words what it declines beyond element types; `sofie info` and docs/operators.md show it.
+    """
 
     def register(rule: Rule) -> Rule:
         for operator in operators:
             _RULES[domain, operator] = rule
+            _LIMITS[domain, operator] = limits
         return rule
 
     return register
@@ -62,6 +67,12 @@ def rules() -> dict[tuple[str, str], Rule]:
     """All lowerings by (domain, operator), with every family imported."""
     _families()
     return _RULES
+
+
+def limits() -> dict[tuple[str, str], str]:
+    """What the lowerings decline, by (domain, operator); "" where nothing."""
+    _families()
+    return _LIMITS
 
 
 @dataclass(frozen=True)

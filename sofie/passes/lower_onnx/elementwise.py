@@ -311,7 +311,7 @@ def where(op: OnnxOp, build: Lowering) -> SSAValue:
     return build.elementwise(lambda s, c, a, b: s.select(c, a, b), *operands, element=build.result_element())
 
 
-@lowers("Dropout")
+@lowers("Dropout", limits="inference only")
 def dropout(op: OnnxOp, build: Lowering) -> list[SSAValue]:
     """x, and a mask that keeps everything: inference only (Dropout 22)."""
     ratio, training = (_known_or(build, k, default) for k, default in ((1, 0.5), (2, 0.0)))

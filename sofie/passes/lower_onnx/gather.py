@@ -170,7 +170,7 @@ def scatter_elements(op: OnnxOp, build: Lowering) -> SSAValue:
     return result if touched == list(shape) else build.insert_slice(result, x, [0] * rank)
 
 
-@lowers("ScatterND")
+@lowers("ScatterND", limits="indices have at least one coordinate")
 def scatter_nd(op: OnnxOp, build: Lowering) -> SSAValue:
     """A copy of x with slabs replaced at the coordinates in the last axis of indices (ScatterND 18).
 
@@ -202,7 +202,7 @@ def scatter_nd(op: OnnxOp, build: Lowering) -> SSAValue:
 # -- order and position -------------------------------------------------------------------------------------------
 
 
-@lowers("TopK")
+@lowers("TopK", limits="k known when compiling")
 def top_k(op: OnnxOp, build: Lowering) -> Sequence[SSAValue]:
     """The k largest or smallest elements of an axis in order, and their indices; ties by the lower one (TopK 24).
 
@@ -245,7 +245,7 @@ def _above(s: Scalars, a: SSAValue, b: SSAValue) -> SSAValue:
     return s.insert(arith.OrIOp(greater, only_a))
 
 
-@lowers("OneHot")
+@lowers("OneHot", limits="depth known when compiling")
 def one_hot(op: OnnxOp, build: Lowering) -> SSAValue:
     """values[1] where the new axis counts to the index, values[0] elsewhere (OneHot 11)."""
     indices, values = build.operand(0), build.operand(2)

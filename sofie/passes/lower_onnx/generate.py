@@ -123,7 +123,7 @@ def _running_along(op: OnnxOp, build: Lowering, axis: int, neutral: int, fn: Fn)
     return build.generic([x], [build.fill(neutral, shape, kind)], [there, here], body, [rank])[0]
 
 
-@lowers("ConstantOfShape")
+@lowers("ConstantOfShape", limits="shape known when compiling")
 def constant_of_shape(op: OnnxOp, build: Lowering) -> SSAValue:
     """One value everywhere, a float 0 by default (ConstantOfShape 25); small ones were folded before."""
     value = op.tensor("value")

@@ -19,7 +19,8 @@ from sofie.reference import evaluate_node
 from sofie.weights import Array
 
 
-@lowers("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+@lowers("Flatten")
+@lowers("Reshape", "Squeeze", "Unsqueeze", limits="shape and axes known when compiling")
 def reshape(op: OnnxOp, build: Lowering) -> SSAValue:
     """The same elements under the shape that inference found."""
     return build.reshape(build.operand(0), build.result_shape())
@@ -50,7 +51,7 @@ def concat(op: OnnxOp, build: Lowering) -> SSAValue:
     return parts[0] if len(parts) == 1 else build.concat(parts, build.axis("axis", len(shape_of(parts[0]))))
 
 
-@lowers("Slice")
+@lowers("Slice", limits="starts, ends, axes and steps known when compiling")
 def slice_(op: OnnxOp, build: Lowering) -> SSAValue:
     """x[start : end : step] on the axes given, with Python's clamping (Slice 13)."""
     x = build.operand(0)
@@ -85,13 +86,13 @@ def _backward_end(end: int, extent: int, step: int) -> int | None:
     return None if step < 0 and end < -extent else end
 
 
-@lowers("Expand")
+@lowers("Expand", limits="shape known when compiling")
 def expand(op: OnnxOp, build: Lowering) -> SSAValue:
     """Broadcast with a shape, in both directions (Expand 13)."""
     return build.broadcast(build.operand(0), build.result_shape())
 
 
-@lowers("Split")
+@lowers("Split", limits="split known when compiling")
 def split(op: OnnxOp, build: Lowering) -> Sequence[SSAValue]:
     """Slices along an axis, of the lengths given or of equal ones and a shorter last (Split 18)."""
     x = build.operand(0)
@@ -103,7 +104,7 @@ def split(op: OnnxOp, build: Lowering) -> Sequence[SSAValue]:
     return parts
 
 
-@lowers("Tile")
+@lowers("Tile", limits="repeats known when compiling")
 def tile(op: OnnxOp, build: Lowering) -> SSAValue:
     """`numpy.tile`, one factor an axis: the result as (r0, d0, r1, d1, ..) reads x at (d0, d1, ..) (Tile 13)."""
     x = build.operand(0)
@@ -140,7 +141,7 @@ def space_to_depth(op: OnnxOp, build: Lowering) -> SSAValue:
     return build.reshape(moved, [n, c * block**2, h // block, w // block])
 
 
-@lowers("Pad")
+@lowers("Pad", limits="pads and axes known when compiling")
 def pad(op: OnnxOp, build: Lowering) -> SSAValue:
     """Padding by a constant, the edge, reflection or wrapping; negative amounts cut (Pad 25)."""
     x = build.operand(0)

@@ -72,7 +72,7 @@ def hardmax(op: OnnxOp, build: Lowering) -> SSAValue:
     return build.generic([best], [build.empty(shape, kind)], maps, fn)[0]
 
 
-@lowers("BatchNormalization")
+@lowers("BatchNormalization", limits="inference only")
 def batch_normalization(op: OnnxOp, build: Lowering) -> SSAValue:
     """scale * (x - mean) / sqrt(var + epsilon) + bias per channel, inference only (BatchNormalization 15)."""
     if op.integer("training_mode"):

@@ -66,7 +66,7 @@ FOLDS: dict[str, Fold] = {
 }
 
 
-@lowers(*FOLDS)
+@lowers(*FOLDS, limits="axes known when compiling")
 def reduce(op: OnnxOp, build: Lowering) -> SSAValue:
     """Folds the axes given, all of them by default; an empty list may mean none (Reduce* 18, 20, 28).
 
@@ -104,7 +104,7 @@ def _by_way_of_floats(fn: Unary) -> Unary:
     return through
 
 
-@lowers("ReduceLogSumExp")
+@lowers("ReduceLogSumExp", limits="axes known when compiling")
 def log_sum_exp(op: OnnxOp, build: Lowering) -> SSAValue:
     """m + log(sum(exp(x - m))) for the maximum m, which is kept finite: infinities stay right (ReduceLogSumExp 28)."""
     x = build.operand(0)

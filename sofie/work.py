@@ -1,0 +1,125 @@
+"""How much work ONNX ops are, counted in what they are lowered to rather than looked up per operator.
+
+At level 2 an operator is `linalg.generic` with known loops, so the count is right for operators nobody thought of here.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from xdsl.dialects import arith, scf, tensor
+from xdsl.dialects import math as math_dialect
+from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, IndexType, IntegerAttr, ModuleOp
+from xdsl.dialects.func import FuncOp, ReturnOp
+from xdsl.dialects.linalg.ops import GenericOp
+from xdsl.ir import Block, Operation, Region, SSAValue
+
+from sofie import pipeline
+from sofie.dialects.onnx import OnnxOp
+from sofie.dialects.sofie import ExtentsOp, WeightOp
+from sofie.dialects.types import bytes_of, element_of, is_float, shape_of
+from sofie.extents import SIZE, size_attribute
+from sofie.sizes import most, symbols_of
+from sofie.structured import body_ops, extents
+
+_LOWER = "decompose,lower-onnx,dce"
+
+_ARITHMETIC = (
+    *(arith.AddfOp, arith.SubfOp, arith.MulfOp, arith.DivfOp, arith.NegfOp),
+    *(arith.MaximumfOp, arith.MinimumfOp),
+)
+
+
+@dataclass(frozen=True)
+class Work:
+    """flops: see `flops`. bytes: operands and results, each once; none for an op that only makes a view."""
+
+    flops: int
+    bytes: int
+
+
+def work_of(op: OnnxOp) -> Work:
+    """The work of a level 1 op, which stays as it is. Raises SofieError where it cannot be lowered."""
+    module = _alone(op)
+    pipeline.run(module, pipeline.parse(_LOWER))
+    copies = any(isinstance(o, GenericOp | tensor.InsertSliceOp) for o in module.walk())
+    return Work(flops(module), sum(bytes_in(v) for v in (*op.operands, *op.results)) if copies else 0)
+
+
+def flops(module: ModuleOp) -> int:
+    """Floating-point operations of a level 2 module, where the run tells sizes at the largest.
+
+    Every addition, subtraction, multiplication, division, negation, maximum, minimum and function of the math dialect
+    in a scalar body is one, times the extents of the loops around it: a multiplication with its addition is two.
+    Comparisons, selections, conversions and integer arithmetic do not count; the zeros of padding do.
+    """
+    return sum(
+        most(math.prod(extents(op))) * _repetitions(op) * sum(map(_counts, body_ops(op)))
+        for op in module.walk()
+        if isinstance(op, GenericOp)
+    )
+
+
+def bytes_in(value: SSAValue) -> int:
+    """The bytes that all elements of a tensor take."""
+    return most(math.prod(shape_of(value))) * bytes_of(element_of(value))
+
+
+def _counts(op: Operation) -> bool:
+    return isinstance(op, _ARITHMETIC) or (op.dialect_name() == math_dialect.Math.name and is_float(op.results[0].type))
+
+
+def _repetitions(op: Operation) -> int:
+    """How often the loops around an op run it, as far as their bounds are constants."""
+    times, parent = 1, op.parent_op()
+    while parent is not None:
+        if isinstance(parent, scf.ForOp):
+            start, end, step = (_constant(v) for v in (parent.lb, parent.ub, parent.step))
+            if start is not None and end is not None and step:
+                times *= len(range(start, end, step))
+        parent = parent.parent_op()
+    return times
+
+
+def _constant(value: SSAValue) -> int | None:
+    owner = value.owner
+    known = owner.value if isinstance(owner, arith.ConstantOp) else None
+    return known.value.data if isinstance(known, IntegerAttr) else None
+
+
+def _alone(op: OnnxOp) -> ModuleOp:
+    """A module in which a copy of `op` stands alone: its constants with it, its other operands as arguments."""
+    symbols = symbols_of(e for v in (*op.operands, *op.results) for e in _extents(v))
+    block = Block(arg_types=[IndexType()] * len(symbols))
+    copies: dict[SSAValue, SSAValue] = {}
+    inside = {o for o in op.walk()}
+    for value in [v for o in op.walk() for v in o.operands]:
+        if value in copies or value.owner in inside or _encloses(op, value):
+            continue
+        if isinstance(value.owner, WeightOp | ExtentsOp):
+            twin = value.owner.clone()
+            block.add_op(twin)
+            copies[value] = twin.result
+        else:
+            copies[value] = block.insert_arg(value.type, len(block.args))
+    copy = op.clone(copies)
+    used = [new for old, new in zip(op.results, copy.results, strict=True) if old.uses] or list(copy.results)
+    block.add_ops([copy, ReturnOp(*used)])
+    function = FuncOp("infer", ([a.type for a in block.args], [v.type for v in used]), Region(block))
+    if symbols:
+        sizes = [DictionaryAttr({SIZE: size_attribute(symbol)}) for symbol in symbols]
+        function.arg_attrs = ArrayAttr([*sizes, *[DictionaryAttr({})] * (len(block.args) - len(symbols))])
+    return ModuleOp([function])
+
+
+def _extents(value: SSAValue) -> tuple[int, ...]:
+    listed = value.owner.values if isinstance(value.owner, ExtentsOp) else ()
+    return (*shape_of(value), *listed)
+
+
+def _encloses(op: Operation, value: SSAValue) -> bool:
+    """Whether `value` is the argument of a block inside `op`."""
+    return isinstance(value.owner, Block) and any(
+        b is value.owner for o in op.walk() for r in o.regions for b in r.blocks
+    )

@@ -13,11 +13,13 @@ from collections.abc import Iterator
 from io import StringIO
 
 from xdsl.dialects import func
-from xdsl.dialects.builtin import FunctionType, ModuleOp
+from xdsl.dialects.builtin import FunctionType, ModuleOp, TensorType
 from xdsl.ir import Attribute, Operation
 from xdsl.printer import Printer
+from xdsl.rewriter import Rewriter
 
 from sofie import levels
+from sofie.dialects.sizes import SizesAttr
 from sofie.dialects.sofie import FusedOp, WeightOp
 from sofie.errors import SofieError, printable
 from sofie.rewrite import erase
@@ -60,7 +62,22 @@ def _convert(module: ModuleOp) -> tuple[ModuleOp, list[WeightOp]]:
     for op in copy.walk():
         for key in [key for key in op.attributes if key.startswith(OWN)]:
             del op.attributes[key]
+    _forget_sizes(copy)
     return copy, weights
+
+
+def _forget_sizes(module: ModuleOp) -> None:
+    """Leaves of run-time extents what upstream says of them: `?` in the type, and the values beside it."""
+    arguments = [a for op in module.walk() for r in op.regions for b in r.blocks for a in b.args]
+    for value in [*arguments, *(r for op in module.walk() for r in op.results)]:
+        kind = value.type
+        if isinstance(kind, TensorType) and isinstance(kind.encoding, SizesAttr):
+            Rewriter.replace_value_with_new_type(value, TensorType(kind.element_type, kind.shape))
+    for function in [op for op in module.body.block.ops if isinstance(op, func.FuncOp)]:
+        last = function.body.block.last_op
+        assert last is not None
+        inputs = [a.type for a in function.body.block.args]
+        function.function_type = FunctionType.from_lists(inputs, [v.type for v in last.operands])
 
 
 def _inline(group: FusedOp) -> None:

@@ -68,17 +68,29 @@ def test_integers_are_signless() -> None:
     assert "ui8" not in text(fused(models.integers()))
 
 
+def test_sizes_of_the_run_are_question_marks() -> None:
+    module = load(models.mlp(), {"batch": (1, 8)})
+    pipeline.run(module, pipeline.parse("fuse"))
+    converted, _ = upstream_module(module)
+    converted.verify()
+    signature = str(converted).splitlines()[1]
+    assert "%batch: index, %x: tensor<?x7xf32>" in signature and "-> tensor<?x5xf32>" in signature
+    assert "sofie." not in str(converted)
+
+
 def test_another_level_is_refused_in_one_sentence() -> None:
     with pytest.raises(SofieError, match="tensor level, made by --pipeline=fuse.*onnx.Gemm"):
         upstream_module(load(models.mlp()))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [*MODELS, "mlp in batches"])
 def test_iree_computes_what_onnx_runtime_does(name: str) -> None:
     compiler = pytest.importorskip("iree.compiler")
     runtime = pytest.importorskip("iree.runtime")
-    model = MODELS[name]()
-    module = fused(model)
+    sizes = [] if name in MODELS else [3]
+    model = MODELS[name.split()[0] if sizes else name]()
+    module = load(model, {"batch": (1, 8)} if sizes else {})
+    pipeline.run(module, pipeline.parse("fuse"))
     _, weights = upstream_module(module)
     binary = compiler.compile_str(
         text(module), target_backends=["llvm-cpu"], extra_args=["--iree-llvmcpu-target-cpu=generic"]
@@ -86,7 +98,7 @@ def test_iree_computes_what_onnx_runtime_does(name: str) -> None:
     context = runtime.SystemContext(config=runtime.Config("local-sync"))
     context.add_vm_module(runtime.VmModule.copy_buffer(context.instance, binary))
     feeds = models.feeds(model)
-    results = context.modules.module["infer"](*feeds.values(), *(w.value for w in weights))
+    results = context.modules.module["infer"](*sizes, *feeds.values(), *(w.value for w in weights))
     expected = onnxruntime.InferenceSession(model.SerializeToString()).run(None, feeds)
     for result, truth in zip(results if isinstance(results, tuple) else [results], expected, strict=True):
         signless = truth.view(truth.dtype.str.replace("u", "i"))  # as upstream's types are

@@ -107,6 +107,8 @@ class Size:
         return quotient
 
     def __rfloordiv__(self, other: int) -> Any:
+        if other == 0 and self.low > 0:
+            return 0
         raise UnsupportedError(f"{other} is not always a multiple of the size {self}; {self._remedy()}")
 
     def __mod__(self, other: object) -> Any:

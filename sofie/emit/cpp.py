@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
@@ -22,7 +23,7 @@ from xdsl.ir import Operation, SSAValue
 from sofie import weight_file
 from sofie.dialects.sofie import WeightOp
 from sofie.dialects.types import shape_of
-from sofie.emit.printer import ATOM, Expression, KernelPrinter, scalar_type
+from sofie.emit.printer import ATOM, Expression, KernelPrinter, scalar_type, signature
 from sofie.errors import SofieError
 from sofie.extents import symbol_arguments
 from sofie.memory import VIEWS
@@ -39,6 +40,9 @@ _FILE_INCLUDES = (
     "#include <cstdio>",
     "#endif",
 )
+
+LINE = 120
+"""Columns of a line."""
 
 _MATH = ("exp", "log", "sqrt", "tanh", "erf")
 
@@ -248,8 +252,7 @@ class Program:
         body = "\n".join(printer.lines)
         words = set(body.replace("(", " ").replace(")", " ").replace(",", " ").replace(";", " ").split())
         silenced = "".join(f"   static_cast<void>({n});\n" for n in sorted(unused - words))
-        joined = ",\n    ".join(parameters)
-        function = f"inline void infer(\n    {joined}) noexcept\n{{\n{silenced}{body}\n}}"
+        function = f"{signature('inline void infer(', parameters)}\n{{\n{silenced}{body}\n}}"
         return f"namespace detail {{\n{function}\n}} // namespace detail"
 
     # -- text ----------------------------------------------------------------------------------------------------
@@ -318,7 +321,7 @@ class Program:
             rows.append(f"inline constexpr Tensor {what}[] = {{")
             for port in ports:
                 shape = ", ".join(str(most(e)) for e in port.shape)
-                rows.append(f"   {{{_string(port.name)}, {_string(port.dtype)}, {len(port.shape)}, {{{shape}}}}},")
+                rows.append(f"    {{{_string(port.name)}, {_string(port.dtype)}, {len(port.shape)}, {{{shape}}}}},")
             if not ports:
                 rows.append('   {"", "", 0, {}},')
             rows.append("};")
@@ -366,19 +369,19 @@ class Session {{
 public:
 {default}   explicit Session(const std::string &file{default_file}) : Session(Weights(file)) {{}}
    explicit Session(const Weights &weights)
-      : weights_(weights), arena_(static_cast<unsigned char *>(::operator new(arena_bytes, std::align_val_t{{64}})))
+       : weights_(weights), arena_(static_cast<unsigned char *>(::operator new(arena_bytes, std::align_val_t{{64}})))
    {{
 {self._cpu_check()}   }}
 
    // {"Sizes, " if sized else ""}inputs{"," if sized else " first,"} outputs last; the pointers may not overlap.{
             " Throws std::out_of_range on a size out of bounds." if sized else ""
         }
-   void infer({", ".join(takes + gives)}){"" if sized else " noexcept"}
+{_listed("   void infer(", takes + gives, ")" if sized else ") noexcept")}
    {{
-{checks}      detail::infer({", ".join(arguments)});
+{checks}{_listed("      detail::infer(", arguments, ");")}
    }}
 
-   {result} infer({", ".join(takes)})
+{_listed(f"   {result} infer(", takes, ")")}
    {{
 {checks}{chr(10).join(makes)}
       infer({call});
@@ -409,7 +412,7 @@ private:
         sentence = (
             f"{self.name} was compiled for {self.cpu.name}, which this CPU does not run; compile it with --cpu portable"
         )
-        refuse = f"throw std::runtime_error({_string(sentence)});"
+        refuse = f"throw std::runtime_error(\n             {_string(sentence)});"
         return f"      if (detail::x86_level() < {self.cpu.level})\n         {refuse}\n"
 
 
@@ -418,6 +421,15 @@ def _pass(port: Port, const: bool) -> str:
     if port.inner == port.cpp:
         return port.parameter
     return f"reinterpret_cast<{'const ' if const else ''}{port.inner} *>({port.parameter})"
+
+
+def _listed(head: str, items: Sequence[str], tail: str) -> str:
+    """A list in brackets on one line where it fits, else an item a line."""
+    line = f"{head}{', '.join(items)}{tail}"
+    if len(line) <= LINE:
+        return line
+    indent = "\n" + " " * (len(head) - len(head.lstrip()) + 4)
+    return f"{head}{indent}{f',{indent}'.join(items)}{tail}"
 
 
 def _memory(value: SSAValue) -> SSAValue:
@@ -443,7 +455,7 @@ def _vectors(cpu: Cpu, kernels: str) -> str:
             lines.append(
                 _VECTOR.format(name=name, element=element, bytes=lanes * bits // 8, lanes=lanes, align=bits // 8)
             )
-    return "\n".join(lines)
+    return "\n\n".join(lines)
 
 
 _VECTOR = """typedef {element} {name} __attribute__((vector_size({bytes})));
@@ -458,12 +470,8 @@ SOFIE_INLINE {name} load_{name}(const {element} *from)
    return *reinterpret_cast<const unaligned_{name}::type *>(from);
 }}
 
-SOFIE_INLINE void store({element} *to, {name} value)
-{{
-   *reinterpret_cast<unaligned_{name}::type *>(to) = value;
-}}
-}} // namespace detail
-"""
+SOFIE_INLINE void store({element} *to, {name} value) {{ *reinterpret_cast<unaligned_{name}::type *>(to) = value; }}
+}} // namespace detail"""
 
 
 def _source(name: str) -> str:

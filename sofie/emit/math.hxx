@@ -113,10 +113,7 @@ template <class V> SOFIE_MATH typename Integers<V>::Signed signed_bits(V value)
    return reinterpret<typename Integers<V>::Signed>(value);
 }
 
-template <class V> SOFIE_MATH V splat(float value)
-{
-   return V{} + value;
-}
+template <class V> SOFIE_MATH V splat(float value) { return V{} + value; }
 
 // The value itself, of which the optimiser may assume nothing. Not __builtin_assoc_barrier: g++ drops that when it
 // vectorises a loop over the scalar code.
@@ -238,10 +235,7 @@ SOFIE_MATH v16f32 square_root(v16f32 x)
 #endif
 
 // Lane by lane: chosen where the comparison that gave `mask` held, other elsewhere.
-template <class Mask, class V> SOFIE_MATH V select(Mask mask, V chosen, V other)
-{
-   return mask ? chosen : other;
-}
+template <class Mask, class V> SOFIE_MATH V select(Mask mask, V chosen, V other) { return mask ? chosen : other; }
 
 SOFIE_MATH float select(bool mask, float chosen, float other)
 {
@@ -249,10 +243,7 @@ SOFIE_MATH float select(bool mask, float chosen, float other)
    return reinterpret<float>((bits(chosen) & ones) | (bits(other) & ~ones));
 }
 
-template <class V> SOFIE_MATH V magnitude(V x)
-{
-   return reinterpret<V>(bits(x) & 0x7fffffffu);
-}
+template <class V> SOFIE_MATH V magnitude(V x) { return reinterpret<V>(bits(x) & 0x7fffffffu); }
 
 template <class V> SOFIE_MATH V with_sign_of(V value, V x)
 {

@@ -13,15 +13,9 @@ template <class T, class Byte> inline T *at(Byte *base, std::size_t bytes)
 }
 
 // The larger and the smaller of two; NaN if either is NaN.
-template <class T> SOFIE_INLINE T maximum(T a, T b)
-{
-   return ((a < b) | (b != b)) ? b : a;
-}
+template <class T> SOFIE_INLINE T maximum(T a, T b) { return ((a < b) | (b != b)) ? b : a; }
 
-template <class T> SOFIE_INLINE T minimum(T a, T b)
-{
-   return ((b < a) | (b != b)) ? b : a;
-}
+template <class T> SOFIE_INLINE T minimum(T a, T b) { return ((b < a) | (b != b)) ? b : a; }
 
 // Integer arithmetic that wraps.
 template <class T> SOFIE_INLINE T wrapping_add(T a, T b)
@@ -74,11 +68,11 @@ template <class T> SOFIE_INLINE T shift_right(T a, T b)
 }
 
 // What libm computes, on float and on double.
-#define SOFIE_LIBM(name, builtin)                                            \
-   SOFIE_INLINE float name(float x) { return __builtin_##builtin##f(x); }    \
+#define SOFIE_LIBM(name, builtin)                                         \
+   SOFIE_INLINE float name(float x) { return __builtin_##builtin##f(x); } \
    SOFIE_INLINE double name(double x) { return __builtin_##builtin(x); }
-#define SOFIE_LIBM_2(name)                                                           \
-   SOFIE_INLINE float name(float x, float y) { return __builtin_##name##f(x, y); }   \
+#define SOFIE_LIBM_2(name)                                                         \
+   SOFIE_INLINE float name(float x, float y) { return __builtin_##name##f(x, y); } \
    SOFIE_INLINE double name(double x, double y) { return __builtin_##name(x, y); }
 
 SOFIE_LIBM(abs, fabs)

@@ -160,6 +160,14 @@ def literal(value: float | int | bool, kind: Attribute) -> str:
     return str(value)
 
 
+def signature(head: str, parameters: Sequence[str]) -> str:
+    """The first lines of a function that never throws: on one line where it fits, else a line a parameter."""
+    joined = ", ".join(parameters)
+    if len(head) + len(joined) > WIDTH:
+        joined = "\n    " + ",\n    ".join(parameters)
+    return f"{head}{joined}) noexcept"
+
+
 @dataclass
 class Expression:
     """Text and how tightly its outermost operator binds."""
@@ -213,12 +221,7 @@ class KernelPrinter:
             parameters.append(f"{qualifier}{element} *{'__restrict ' if is_written(argument) else ''}{name}")
             self.pointers[argument] = (name, 0)
         head = f"{attributes}void {function.sym_name.data}("
-        joined = ", ".join(parameters)
-        if len(head) + len(joined) > WIDTH:
-            joined = (",\n" + " " * 4).join(parameters)
-            self.lines.append(f"{head}\n    {joined}) noexcept")
-        else:
-            self.lines.append(f"{head}{joined}) noexcept")
+        self.lines.append(signature(head, parameters))
         self.lines.append("{")
         self.block(function.body.block)
         self.lines.append("}")

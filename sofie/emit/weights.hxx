@@ -122,8 +122,9 @@ private:
 
       void *const mapped = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, number, 0);
       if (mapped != MAP_FAILED)
-         return std::shared_ptr<const unsigned char>(static_cast<const unsigned char *>(mapped),
-                                                     [mapped, size](const unsigned char *) { ::munmap(mapped, size); });
+         return std::shared_ptr<const unsigned char>(
+             static_cast<const unsigned char *>(mapped),
+             [mapped, size](const unsigned char *) { ::munmap(mapped, size); });
 
       // Some file systems cannot map.
       const auto memory = aligned_memory(most);
@@ -158,8 +159,10 @@ private:
    [[noreturn]] static void fail_to_open(const std::string &file, bool missing)
    {
       if (missing)
-         fail(file, std::string("does not exist; put the one SOFIE wrote for ") + detail::model_name +
-                       " there, or pass its path");
+         fail(
+             file,
+             std::string("does not exist; put the one SOFIE wrote for ") + detail::model_name +
+                 " there, or pass its path");
       fail(file, "cannot be opened; check its permissions");
    }
 
@@ -187,13 +190,18 @@ private:
              !holds(rest_at - 2, after_layout, sizeof after_layout - 1))
             fail(file, std::string("is not a SOFIE weights file; pass the one SOFIE wrote for ") + detail::model_name);
          if (!holds(layout_at, detail::weight_layout, layout_size))
-            fail(file, std::string("belongs to another model or another version of this one; "
-                                   "pass the one SOFIE wrote for ") +
-                          detail::model_name);
+            fail(
+                file,
+                std::string(
+                    "belongs to another model or another version of this one; "
+                    "pass the one SOFIE wrote for ") +
+                    detail::model_name);
       }
       if (size < detail::weight_file_bytes)
-         fail(file, "is truncated: " + detail::with_thousands(size) + " of " +
-                       detail::with_thousands(detail::weight_file_bytes) + " bytes" + remedy());
+         fail(
+             file,
+             "is truncated: " + detail::with_thousands(size) + " of " +
+                 detail::with_thousands(detail::weight_file_bytes) + " bytes" + remedy());
       if (size > detail::weight_file_bytes)
          fail(file, "is longer than its " + detail::with_thousands(detail::weight_file_bytes) + " bytes" + remedy());
 

@@ -83,7 +83,7 @@ def _flat_index(s: Scalars, windows: Windows, inputs: Sequence[int], column_majo
         return s.insert(arith.IndexCastOp(s.insert(linalg.IndexOp(d)), i64))
 
     def times(x: SSAValue, factor: int) -> SSAValue:
-        return s.mul(x, s.constant(factor, i64))
+        return x if factor == 1 else s.mul(x, s.constant(factor, i64))
 
     flat = s.add(times(loop(0), inputs[1] * plane), times(loop(1), plane))
     inside: SSAValue | None = None

@@ -233,6 +233,16 @@ def _rows(extent: int, vectors: int, most: int) -> int:
     return best
 
 
+@dataclass(frozen=True)
+class Tier:
+    """Rows from `start` to `end`, as many at a time as `rows` says, with so many vectors each."""
+
+    rows: int
+    vectors: int
+    start: SSAValue
+    end: SSAValue
+
+
 Instance = tuple[int, int]
 """(row, vector) of a tile."""
 
@@ -256,12 +266,13 @@ class _Tiler:
         made = Block()
         reduces = any(isinstance(op, scf.ForOp) for op in nest.body.walk())
         if reduces:  # the panel of weights that the lanes need stays in cache while everything else passes
-            for lanes, count, start, end in self._lane_segments():
-                inner, at = self._loop(made, start, end, lanes * count, plan.lanes_loop)
-                self._others(inner, others, {plan.lanes_loop: at}, lanes, count)
+            for tier in self._tiers(made):
+                for lanes, count, start, end in self._lane_segments(plan.vectors if tier is None else tier.vectors):
+                    inner, at = self._loop(made, start, end, lanes * count, plan.lanes_loop)
+                    self._others(inner, others, {plan.lanes_loop: at}, lanes, count, tier)
         else:
             body, loops = self._parallel(made, others)
-            for lanes, count, start, end in self._lane_segments():
+            for lanes, count, start, end in self._lane_segments(plan.vectors):
                 inner, at = self._loop(body, start, end, lanes * count, plan.lanes_loop)
                 self._tile(inner, {**loops, plan.lanes_loop: at}, lanes, count, 1)
             if body is not made:
@@ -277,8 +288,10 @@ class _Tiler:
             if isinstance(op, scf.ForOp) and not isinstance(op.body.block.last_op, scf.YieldOp):
                 op.body.block.add_op(scf.YieldOp())
 
-    def _others(self, block: Block, others: list[int], at: dict[int, SSAValue], lanes: int, count: int) -> None:
-        """The loops that are neither lanes nor rows, then the rows in tiles."""
+    def _others(
+        self, block: Block, others: list[int], at: dict[int, SSAValue], lanes: int, count: int, tier: Tier | None
+    ) -> None:
+        """The loops that are neither lanes nor rows, then the rows in tiles: those of a tier, or all."""
         body, loops = self._parallel(block, others)
         loops |= at
         plan = self.plan
@@ -286,9 +299,13 @@ class _Tiler:
             self._tile(body, loops, lanes, count, 1)
         else:
             extent = _extent(self.nest, plan.rows_loop)
-            if extent is None:
-                self._run_time_rows(body, loops, lanes, count)
+            if tier is not None:
+                inner = Block(arg_types=[IndexType()])
+                inner.args[0].name_hint = self.nest.body.block.args[plan.rows_loop].name_hint
+                body.add_op(scf.ForOp(tier.start, tier.end, self.indices.constant(tier.rows), [], inner))
+                self._tile(inner, {**loops, plan.rows_loop: inner.args[0]}, lanes, count, tier.rows)
             else:
+                assert extent is not None
                 whole = extent - extent % plan.rows
                 for rows, start, end in ((plan.rows, 0, whole), (extent - whole, whole, extent)):
                     if start < end:
@@ -297,30 +314,41 @@ class _Tiler:
         if body is not block:
             body.add_op(scf.ReduceOp())
 
-    def _run_time_rows(self, body: Block, loops: dict[int, SSAValue], lanes: int, count: int) -> None:
-        """Whole tiles of rows, then single rows, where only the run knows how many rows there are."""
-        plan = self.plan
-        assert plan.rows_loop is not None
-        end, height = self.nest.upperBound[plan.rows_loop], self.indices.constant(plan.rows)
-        rest = arith.RemUIOp(end, height)
-        whole = arith.SubiOp(end, rest.result)
-        body.add_ops([rest, whole])
-        zero, one = self.indices.constant(0), self.indices.constant(1)
-        for rows, start, stop, step in ((plan.rows, zero, whole.result, height), (1, whole.result, end, one)):
-            if rows == 1 and plan.rows == 1 and stop is whole.result:
-                continue
-            inner = Block(arg_types=[IndexType()])
-            inner.args[0].name_hint = self.nest.body.block.args[plan.rows_loop].name_hint
-            body.add_op(scf.ForOp(start, stop, step, [], inner))
-            self._tile(inner, {**loops, plan.rows_loop: inner.args[0]}, lanes, count, rows)
+    def _tiers(self, block: Block) -> list[Tier | None]:
+        """How rows of a run-time extent are walked: in whole tiles, then by two, then one by one; else [None].
 
-    def _lane_segments(self) -> Iterable[tuple[int, int, int, int]]:
+        Fewer rows leave registers for more vectors, so that there are as many sums under way.
+        """
+        plan = self.plan
+        if plan.rows_loop is None or _extent(self.nest, plan.rows_loop) is not None:
+            return [None]
+        count, start = self.nest.upperBound[plan.rows_loop], self.indices.constant(0)
+        tiers: list[Tier | None] = []
+        for rows in [r for r in dict.fromkeys((plan.rows, 2, 1)) if r <= plan.rows]:
+            end = count
+            if rows > 1:
+                left = arith.SubiOp(count, start)
+                rest = arith.RemUIOp(left.result, self.indices.constant(rows))
+                whole = arith.SubiOp(count, rest.result)
+                block.add_ops([left, rest, whole])
+                end = whole.result
+            vectors = plan.vectors if rows == plan.rows else min(self._whole_vectors(), 8 // rows)
+            tiers.append(Tier(rows, vectors, start, end))
+            start = end
+        return tiers
+
+    def _whole_vectors(self) -> int:
+        extent = _extent(self.nest, self.plan.lanes_loop)
+        assert extent is not None
+        return max(extent // self.plan.lanes, 1)
+
+    def _lane_segments(self, vectors: int) -> Iterable[tuple[int, int, int, int]]:
         """(lanes, vectors, start, end): whole tiles, then what is left by fewer vectors, 4 lanes, single elements."""
         plan, extent = self.plan, _extent(self.nest, self.plan.lanes_loop)
         assert extent is not None
         start = 0
         for lanes in dict.fromkeys((plan.lanes, min(plan.lanes, 8), min(plan.lanes, 4))):
-            counts = (plan.vectors, *range(plan.vectors - 1, 0, -1)) if lanes == plan.lanes else (1,)
+            counts = range(vectors, 0, -1) if lanes == plan.lanes else range(1, 2)
             for count in counts:
                 end = start + (extent - start) // (lanes * count) * (lanes * count)
                 if end > start:

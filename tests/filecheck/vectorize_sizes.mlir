@@ -5,8 +5,9 @@
 // CHECK: %[[LEFT:.*]] = arith.subi %n, %{{.*}} : index
 // CHECK: %[[REST:.*]] = arith.remui %[[LEFT]], %{{.*}} : index
 // CHECK: %[[THREES:.*]] = arith.subi %n, %[[REST]] : index
-// CHECK: scf.for %{{.*}} = %{{.*}} to %[[THREES]] step
+// CHECK: arith.subi %n, %[[THREES]] : index
 // CHECK: %[[TWOS:.*]] = arith.subi %n, %{{.*}} : index
+// CHECK: scf.for %{{.*}} = %{{.*}} to %[[THREES]] step
 // CHECK: scf.for %{{.*}} = %[[THREES]] to %[[TWOS]] step
 // CHECK: scf.for %{{.*}} = %[[TWOS]] to %n step
 func.func @infer(%n : index {sofie.size = #sofie.sizes<"n", "n=1..16">}, %x : tensor<?x5xf32, #sofie.sizes<"n, 5", "n=1..16">>) -> tensor<?x8xf32, #sofie.sizes<"n, 8", "n=1..16">> {

@@ -62,7 +62,7 @@ def chain(*operators: str, shape: tuple[int | str, ...] = (4, 9)) -> onnx.ModelP
     return models.build(nodes, {"x": shape}, [names[-1]], {})
 
 
-SIX = ("Sigmoid", "Neg", "Exp", "Tanh", "Abs", "Sqrt")
+SIX = ("Sigmoid", "Neg", "Exp", "Tanh", "Reciprocal", "Sqrt")
 
 
 def first(report: Report) -> bisect.Finding:

@@ -48,8 +48,8 @@ class Report:
 
     @property
     def agrees(self) -> bool:
-        """Whether every output does, and every intermediate value that was looked at."""
-        return all(output.agrees for output in self.outputs) and all(value.agrees for value in self.intermediates)
+        """Whether every output does; an intermediate value may leave the rule by rounding that later nodes shrink."""
+        return all(output.agrees for output in self.outputs)
 
 
 def check(

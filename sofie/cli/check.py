@@ -55,7 +55,7 @@ def check(
 ) -> None:
     """Compare the compiled MODEL with onnx.reference and ONNX Runtime.
 
-    The exit status is 1 where an output, with --all any value, is farther from the float64 truth than it may be.
+    The exit status is 1 where an output is farther from the float64 truth than it may be.
     """
     from sofie import feeds
     from sofie.check import check as compare
@@ -136,7 +136,7 @@ def _show_finding(console: Console, first: Finding) -> None:
     def tell(text: str, style: str = "") -> None:
         console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
-    tell(f"first wrong node: {first.node!r} ({first.operator})", "bold red")
+    tell(f"first node outside the rule: {first.node!r} ({first.operator})", "bold red")
     shown = f"  value {printable(first.value, 40)}: error {_number(first.error)}, allowed {_number(first.allowed)}"
     if first.index is not None:
         shown += f"; at {list(first.index)} ours {first.ours!r}, truth {first.truth!r}, ORT {first.runtime!r}"

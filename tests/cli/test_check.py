@@ -13,10 +13,13 @@ from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from sofie import check as checking
-from sofie.check import FACTOR, check, distance, in_double
+from sofie import executors
+from sofie.check import check
 from sofie.compiler import Options
 from sofie.emit.cpp import Port
+from sofie.executors import in_double
 from sofie.passes.lower_onnx import rules
+from sofie.verdict import FACTOR, OutputReport, Tally, distance
 from tests import models
 from tests.cli.conftest import Fails, Invoke
 
@@ -79,9 +82,9 @@ def test_where_the_reference_is_wrong_onnx_runtime_counts() -> None:
 
 
 def test_another_shape_disagrees() -> None:
-    counted = checking._Tally(Port("y", "y", "float32", (2,)))
+    counted = Tally(Port("y", "y", "float32", (2,)))
     counted.add(np.zeros(2, np.float32), np.zeros(3), None, None)
-    verdict = counted.verdict(checking.SLACK)
+    verdict = counted.verdict()
     assert not verdict.agrees and "(2,)" in verdict.note and "(3,)" in verdict.note
 
 
@@ -106,7 +109,7 @@ def test_the_next_best_truth_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(model: onnx.ModelProto) -> onnx.ModelProto:
         raise RuntimeError("not this one")
 
-    monkeypatch.setattr(checking, "in_double", broken)
+    monkeypatch.setattr(executors, "in_double", broken)
     report = check(models.mlp())
     assert report.truth == "onnx.reference in the model's own precision" and report.agrees
 
@@ -122,12 +125,12 @@ def test_no_samples(fails: Fails, mlp: Path) -> None:
 # -- the rule ----------------------------------------------------------------------------------------------------------
 
 
-def tally(result: list[float], truth: list[float], runtime: list[float]) -> checking.OutputReport:
+def tally(result: list[float], truth: list[float], runtime: list[float]) -> OutputReport:
     port = Port("y", "y", "float32", (len(result),))
-    counted = checking._Tally(port)
+    counted = Tally(port)
     narrow = [np.array(a, np.float32) for a in (result, truth, runtime)]
     counted.add(narrow[0], np.array(truth), None, narrow[2])
-    return counted.verdict(checking.SLACK)
+    return counted.verdict()
 
 
 UNIT = 2.0**-23  # an ULP of 1.0

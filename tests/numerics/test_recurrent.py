@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from sofie import check, interpreter, pipeline
+from sofie import interpreter, pipeline, verdict
 from sofie.compiler import Options, compile_model
 from sofie.errors import UnsupportedError
 from sofie.frontends.onnx import load
@@ -48,10 +48,10 @@ def assert_as_good_as_runtime(case: Case, arrays: dict[str, np.ndarray], results
     for k, (got, want) in enumerate(zip(results, expected, strict=True)):
         assert got.dtype == np.dtype(case.dtype)
         assert got.shape == want.shape
-        yardstick, largest = 0.0 if theirs is None else check.distance(theirs[k], want), np.abs(want).max()
+        yardstick, largest = 0.0 if theirs is None else verdict.distance(theirs[k], want), np.abs(want).max()
         assert yardstick <= 1e-5 * largest, f"ONNX Runtime computes something else: {yardstick}"
         unit = float(np.spacing(np.dtype(case.dtype).type(largest)))
-        assert check.distance(got, want) <= check.FACTOR * yardstick + check.SLACK * unit
+        assert verdict.distance(got, want) <= verdict.FACTOR * yardstick + verdict.SLACK * unit
 
 
 def run_compiled(case: Case, arrays: dict[str, np.ndarray], **options: object) -> list[np.ndarray]:

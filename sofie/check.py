@@ -23,7 +23,8 @@ from sofie.bisect import Finding, Intermediate, Sample, Search
 from sofie.compiler import Model, Options, Progress, Source, compile_model, conform, default_name
 from sofie.errors import SofieError, printable
 from sofie.executors import Witnesses
-from sofie.frontends.onnx import read_model, release
+from sofie.frontends.dimensions import release
+from sofie.frontends.onnx import read_model
 from sofie.verdict import OutputReport, Tally
 from sofie.weights import Array
 

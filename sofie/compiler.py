@@ -16,7 +16,8 @@ from sofie.emit.cmake import cmake_target
 from sofie.emit.cpp import Port, Program
 from sofie.errors import SofieError, printable
 from sofie.files import write
-from sofie.frontends.onnx import Dim, load
+from sofie.frontends.dimensions import Dim
+from sofie.frontends.onnx import load
 from sofie.naming import Namer, identifier
 from sofie.sizes import bind
 from sofie.target import cpu as cpu_named

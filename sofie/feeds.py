@@ -58,7 +58,7 @@ def bind(options: Options, graph: onnx.GraphProto, feeds: Mapping[str, Array]) -
 
     Raises SofieError where an input is unknown or missing, or two of them, or one and `--dim`, disagree about a size.
     """
-    from sofie.frontends.onnx import free_dimensions
+    from sofie.frontends.dimensions import free_dimensions
 
     check_names(feeds, names_of_inputs(graph, options.values))
     dims = dict(options.dims)

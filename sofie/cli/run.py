@@ -36,7 +36,8 @@ def run(model: Path, source: Path, target: Path, **given: Any) -> None:
     from sofie.cli.compile import describe
     from sofie.cli.files import write_arrays
     from sofie.compiler import compile_model, default_name
-    from sofie.frontends.onnx import read_model, release
+    from sofie.frontends.dimensions import release
+    from sofie.frontends.onnx import read_model
 
     options = gathered(given)
     with progress(f"run {model.name}") as tell:

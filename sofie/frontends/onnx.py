@@ -9,7 +9,7 @@ are left to the run, both are asked at several numbers, and what they say is a p
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Mapping, MutableMapping, Set
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
@@ -41,14 +41,12 @@ from sofie.dialects.types import tensor as tensor_type
 from sofie.errors import SofieError, UnsupportedError, printable
 from sofie.extents import SIZE, size_attribute
 from sofie.frontends import probing
+from sofie.frontends.dimensions import Dim, bind_dimensions, forget_types, release
 from sofie.frontends.inference import complete
-from sofie.naming import EMITTED, Namer, identifier
+from sofie.naming import identifier
 from sofie.reference import NONDETERMINISTIC, evaluate_node
 from sofie.sizes import Size, Symbol, at, symbols_of
 from sofie.weights import Array
-
-Dim = int | tuple[int, int]
-"""A size, or the bounds (low, high) of one that the run tells."""
 
 OLDEST_OPSET = 1
 """What the version converter takes; 7 and later are tested on every operator, older ones where the suite has them."""
@@ -115,7 +113,7 @@ def import_graph(
     model = inline_functions(model)
     for graph in _inner_graphs(model.graph):
         _constants_to_initialisers(graph)
-        _forget_types(graph)
+        forget_types(graph)
     _constants_to_initialisers(model.graph)
     _set_inputs(model.graph, dict(values or {}))
     release(model.graph, dims or {})
@@ -153,120 +151,10 @@ def unread(graph: onnx.GraphProto) -> list[Fault]:
     return [Fault.of(node, index, _unknown(node, index)) for index, node in enumerate(graph.node)]
 
 
-def free_dimensions(graph: onnx.GraphProto) -> list[tuple[str, int, str]]:
-    """The dimensions of the inputs that have no size: (input, axis, name of the dimension or "")."""
-    initialised = {i.name for i in graph.initializer}
-    return [
-        (value.name, axis, dim.dim_param)
-        for value in graph.input
-        if value.name not in initialised and value.type.HasField("tensor_type")
-        for axis, dim in enumerate(value.type.tensor_type.shape.dim)
-        if not dim.HasField("dim_value")
-    ]
-
-
-BATCH = "batch"
-"""Where no dimension has this name, it means the leading one of every input."""
-
-
-def release(graph: onnx.GraphProto, dims: Mapping[str, Dim]) -> None:
-    """Frees the dimensions that `dims` leaves to the run and the model fixes, or does not name.
-
-    A key is the name of a dimension, "input:axis", or `BATCH`, where the leading dimensions of all inputs are the
-    same. What was stored of other shapes is forgotten.
-    """
-    inputs = [v for v in graph.input if v.name not in {i.name for i in graph.initializer}]
-    tensors = {v.name: v.type.tensor_type.shape.dim for v in inputs}
-    named = {d.dim_param for shape in tensors.values() for d in shape}
-    freed = False
-    for key in (k for k, bound in dims.items() if not isinstance(bound, int) and k not in named):
-        name, _, axis = key.rpartition(":")
-        if name in tensors and axis.isdigit() and int(axis) < len(tensors[name]):
-            places = [tensors[name][int(axis)]]
-        else:
-            places = [shape[0] for shape in tensors.values() if len(shape)] if key == BATCH else []
-            if len({d.dim_value for d in places}) > 1:
-                continue  # nothing is called so, and not all inputs are batches of one size
-        for dim in places:
-            if not dim.dim_param:
-                dim.dim_param = key
-                freed = True
-    if freed:
-        _forget_types(graph)
-
-
-def bind_dimensions(graph: onnx.GraphProto, dims: dict[str, Dim], known: Set[str] = frozenset()) -> dict[str, Size]:
-    """Writes the sizes of `dims` into the graph's inputs, names for those of the run; returns what stands behind them.
-
-    Dimensions whose names are in `known` need nothing. Raises SofieError where a size is missing or a name unknown.
-    """
-    used: set[str] = set()
-    missing: list[str] = []
-    sizes: dict[str, Size] = {}
-    symbols: dict[str, Size] = {}
-    namer = Namer(EMITTED)
-    tensors = {v.name: v.type.tensor_type for v in graph.input}
-    for value in graph.input:
-        kind = value.type.tensor_type
-        if value.name not in {i.name for i in graph.initializer} and not kind.HasField("shape"):
-            raise SofieError(
-                f"input {printable(value.name)!r} has no shape, not even a rank: export the model with one"
-            )
-    for name, axis, param in free_dimensions(graph):
-        dim = tensors[name].shape.dim[axis]
-        key = f"{name}:{axis}" if f"{name}:{axis}" in dims else param
-        bound = dims.get(key) if key else None
-        if isinstance(bound, int):
-            used.add(key)
-            dim.dim_value = bound
-        elif bound is not None:
-            used.add(key)
-            low, high = bound
-            if key not in symbols:
-                symbols[key] = Size.named(namer(key, "size"), low, high)
-            dim.dim_param = str(symbols[key])
-            sizes[dim.dim_param] = symbols[key]
-        elif param not in known:
-            missing.append(param or f"{name}:{axis}")
-    if missing:
-        names = ", ".join(dict.fromkeys(printable(m) for m in missing))
-        flags = " ".join(f"--dim {m}=N" for m in dict.fromkeys(printable(m) for m in missing))
-        raise SofieError(f"the sizes of these dimensions are not bound: {names}; give them with {flags}")
-    _check_dims(dims, used, tensors)
-    _forget_types(graph)
-    return sizes
-
-
-def _forget_types(graph: onnx.GraphProto) -> None:
-    """Drops the sizes of results that the file declares: old ones would only contradict the inferred ones."""
-    for output in graph.output:
-        output.type.tensor_type.ClearField("shape")
-    del graph.value_info[:]
-
-
 def _inner_graphs(graph: onnx.GraphProto) -> list[onnx.GraphProto]:
     """The graphs that are attributes of nodes (branches, bodies), innermost first."""
     own = [a.g for node in graph.node for a in node.attribute if a.type == onnx.AttributeProto.GRAPH]
     return [g for inner in own for g in (*_inner_graphs(inner), inner)]
-
-
-def _check_dims(dims: dict[str, Dim], used: set[str], tensors: dict[str, onnx.TypeProto.Tensor]) -> None:
-    for key, size in dims.items():
-        low, high = (size, size) if isinstance(size, int) else size
-        given = f"--dim {printable(key)}={low if isinstance(size, int) else f'{low}..{high}'}"
-        if low < 0:
-            raise SofieError(f"{given}: a size cannot be negative")
-        if low > high or high == 0 != size:
-            raise SofieError(f"{given}: the upper bound must be positive and not below the lower one")
-        if key in used:
-            continue
-        name, _, axis = key.rpartition(":")
-        if name in tensors and axis.isdigit() and int(axis) < len(tensors[name].shape.dim):
-            fixed = tensors[name].shape.dim[int(axis)].dim_value
-            if fixed == size:
-                continue
-            raise SofieError(f"{given}: the model fixes this dimension at {fixed}")
-        raise SofieError(f"--dim {printable(key)}: the model has no free dimension of that name")
 
 
 def _check_opset(model: onnx.ModelProto) -> None:

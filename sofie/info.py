@@ -30,7 +30,8 @@ from sofie.emit.cpp import Program
 from sofie.errors import SofieError, printable
 from sofie.feeds import names_of_inputs
 from sofie.frontends.dimensions import release
-from sofie.frontends.onnx import Fault, import_graph, inline_functions, read_model, unread
+from sofie.frontends.importer import Fault
+from sofie.frontends.onnx import import_graph, inline_functions, read_model, unread
 from sofie.rewrite import blame, node_names
 from sofie.sizes import most
 from sofie.support import FOLDED, NO, Key, holds, spelled, support

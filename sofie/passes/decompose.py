@@ -25,7 +25,8 @@ from sofie.dialects.sofie import ExtentsOp, WeightOp
 from sofie.dialects.types import element_of, element_to_onnx, numpy_dtype, shape_of
 from sofie.errors import SofieError
 from sofie.extents import function_of, symbol_arguments
-from sofie.frontends.onnx import Sized, import_graph
+from sofie.frontends.importer import Sized
+from sofie.frontends.onnx import import_graph
 from sofie.passes.lower_onnx import rules
 from sofie.rewrite import blame, erase, replace_results
 from sofie.sizes import Size

@@ -17,7 +17,7 @@ from xdsl.ir import Attribute
 
 from sofie.dialects.onnx import DOMAINS, op_classes
 from sofie.dialects.types import element_to_onnx, element_types, signless
-from sofie.emit.printer import scalar_type
+from sofie.emit.spelling import scalar_type
 from sofie.errors import SofieError
 from sofie.passes import decompose, lower_onnx
 from sofie.reference import NONDETERMINISTIC

@@ -23,7 +23,8 @@ from xdsl.ir import Operation, SSAValue
 from sofie import weight_file
 from sofie.dialects.sofie import WeightOp
 from sofie.dialects.types import shape_of
-from sofie.emit.printer import ATOM, Expression, KernelPrinter, scalar_type, signature
+from sofie.emit.printer import KernelPrinter
+from sofie.emit.spelling import ATOM, Expression, scalar_type, signature
 from sofie.errors import SofieError
 from sofie.extents import symbol_arguments
 from sofie.memory import VIEWS

@@ -2,7 +2,7 @@
 
 The printer decides nothing. Loops, vectors and their order are those of the IR; what it adds is spelling: index
 arithmetic in the brackets of an access, single-use values inside the expression that uses them, a carried value as a
-variable. What differs between C++ and CUDA is in `Spelling`.
+variable. How types, literals and operators are spelled is in `spelling`.
 """
 
 from __future__ import annotations
@@ -11,13 +11,11 @@ import math as pymath
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
-from xdsl.dialects import arith, func, math, memref, scf, vector
+from xdsl.dialects import arith, func, memref, scf, vector
 from xdsl.dialects.builtin import (
     DYNAMIC_INDEX,
     DenseIntOrFPElementsAttr,
     Float32Type,
-    Float64Type,
     FloatAttr,
     IndexType,
     IntegerAttr,
@@ -29,159 +27,35 @@ from xdsl.ir import Attribute, Block, BlockArgument, Operation, SSAValue
 
 from sofie.dialects.blas import GemmOp
 from sofie.dialects.types import strides_and_offset
+from sofie.emit.spelling import (
+    ADDITIVE,
+    ATOM,
+    BINARY,
+    CALLS,
+    COMPARE_F,
+    COMPARE_I,
+    DIVISION,
+    EXTREMA,
+    FIRST_UNSIGNED_PREDICATE,
+    ORDERED,
+    TERNARY,
+    UNARY,
+    UNORDERED,
+    UNSIGNED_CALLS,
+    WIDTH,
+    WRAPPING,
+    Expression,
+    literal,
+    scalar_type,
+    signature,
+    type_name,
+)
 from sofie.errors import SofieError
 from sofie.extents import symbol_arguments
 from sofie.memory import is_written
 from sofie.naming import EMITTED, Namer
 from sofie.rewrite import blame
 from sofie.sizes import Monomial, Size, Symbol
-
-WIDTH = 110
-"""Columns after which an expression is cut into named parts."""
-
-_BINARY: dict[type[Operation], tuple[str, int]] = {
-    arith.AddfOp: ("+", 12),
-    arith.SubfOp: ("-", 12),
-    arith.MulfOp: ("*", 13),
-    arith.DivfOp: ("/", 13),
-    arith.AndIOp: ("&", 8),
-    arith.OrIOp: ("|", 6),
-    arith.XOrIOp: ("^", 7),
-}
-_WRAPPING: dict[type[Operation], tuple[str, str]] = {
-    arith.AddiOp: ("wrapping_add", "+"),
-    arith.SubiOp: ("wrapping_sub", "-"),
-    arith.MuliOp: ("wrapping_mul", "*"),
-}
-_CALLS: dict[type[Operation], str] = {
-    math.ExpOp: "exp",
-    math.LogOp: "log",
-    math.SqrtOp: "sqrt",
-    math.TanhOp: "tanh",
-    math.ErfOp: "erf",
-    math.AbsFOp: "detail::abs",
-    math.FloorOp: "detail::floor",
-    math.CeilOp: "detail::ceil",
-    math.TruncOp: "detail::trunc",
-    math.RoundEvenOp: "detail::round_even",
-    math.ExpM1Op: "detail::expm1",
-    math.Log1pOp: "detail::log1p",
-    math.SinOp: "detail::sin",
-    math.CosOp: "detail::cos",
-    math.TanOp: "detail::tan",
-    math.AsinOp: "detail::asin",
-    math.AcosOp: "detail::acos",
-    math.AtanOp: "detail::atan",
-    math.SinhOp: "detail::sinh",
-    math.CoshOp: "detail::cosh",
-    math.AsinhOp: "detail::asinh",
-    math.AcoshOp: "detail::acosh",
-    math.AtanhOp: "detail::atanh",
-    math.PowFOp: "detail::pow",
-    math.CopySignOp: "detail::copysign",
-    math.FmaOp: "detail::fma",
-    arith.ShRSIOp: "detail::shift_right",
-    arith.MaxSIOp: "detail::maximum",
-    arith.MinSIOp: "detail::minimum",
-}
-_EXTREMA: dict[type[Operation], tuple[str, str]] = {
-    arith.MaximumfOp: ("detail::maximum", "<"),
-    arith.MinimumfOp: ("detail::minimum", ">"),
-}
-_UNSIGNED_CALLS: dict[type[Operation], str] = {
-    arith.MaxUIOp: "detail::maximum",
-    arith.MinUIOp: "detail::minimum",
-    arith.ShLIOp: "detail::shift_left",
-    arith.ShRUIOp: "detail::shift_right",
-}
-_DIVISION: dict[type[Operation], tuple[str, str]] = {
-    arith.DivSIOp: ("/", "detail::quotient"),
-    arith.DivUIOp: ("/", "detail::quotient"),
-    arith.RemSIOp: ("%", "detail::remainder"),
-    arith.RemUIOp: ("%", "detail::remainder"),
-}
-_COMPARE_F = ["false", "==", ">", ">=", "<", "<=", "one", "ord", "ueq", "ugt", "uge", "ult", "ule", "!=", "uno", "true"]
-_ORDERED = {"one": "__builtin_islessgreater", "uno": "__builtin_isunordered"}
-_UNORDERED = {"ugt": "{} <= {}", "uge": "{} < {}", "ult": "{} >= {}", "ule": "{} > {}"} | {
-    "ueq": "__builtin_islessgreater({}, {})",
-    "ord": "__builtin_isunordered({}, {})",
-}
-"""Float comparisons that hold where this does not: C++ has no operator for them."""
-_COMPARE_I = ["==", "!=", "<", "<=", ">", ">=", "<", "<=", ">", ">="]
-FIRST_UNSIGNED_PREDICATE = 6
-
-ATOM, UNARY, ADDITIVE, TERNARY = 20, 14, 12, 1
-"""How tightly operators bind, tightest first."""
-
-
-def scalar_type(kind: Attribute, unsigned: bool = False) -> str:
-    """The C++ spelling of a scalar type."""
-    if isinstance(kind, IndexType):
-        return "index"
-    if isinstance(kind, Float32Type):
-        return "float"
-    if isinstance(kind, Float64Type):
-        return "double"
-    if isinstance(kind, IntegerType):
-        width = kind.width.data
-        return "bool" if width == 1 else f"std::{'u' if unsigned else ''}int{width}_t"
-    raise SofieError(f"values of type {kind} cannot be printed as C++")
-
-
-def type_name(kind: Attribute) -> str:
-    """The C++ spelling of a scalar or vector type."""
-    if isinstance(kind, VectorType):
-        element = kind.get_element_type()
-        letter = "f" if isinstance(element, Float32Type | Float64Type) else "i"
-        bits = {Float32Type: 32, Float64Type: 64}.get(type(element)) or getattr(element, "width", None)
-        bits = bits if isinstance(bits, int) else bits.data if bits is not None else 32
-        return f"v{kind.get_shape()[0]}{letter}{bits}"
-    return scalar_type(kind)
-
-
-def literal(value: float | int | bool, kind: Attribute) -> str:
-    """A literal that reads back as exactly `value`."""
-    if isinstance(kind, Float32Type | Float64Type):
-        single = isinstance(kind, Float32Type)
-        suffix = "f" if single else ""
-        if pymath.isnan(value):
-            return f'__builtin_nan{suffix}("")'
-        if pymath.isinf(value):
-            return f"{'-' if value < 0 else ''}__builtin_inf{suffix}()"
-        if not single:
-            return repr(float(value))
-        short = np.format_float_positional(np.float32(value), trim="0", unique=True)
-        text = short if len(short) <= 12 else np.format_float_scientific(np.float32(value), trim="0")
-        return text + suffix
-    if isinstance(kind, IntegerType) and kind.width.data == 1:
-        return "true" if value else "false"
-    if isinstance(kind, IntegerType) and kind.width.data == 64:
-        return "(-9223372036854775807 - 1)" if value == -(1 << 63) else str(value)
-    return str(value)
-
-
-def signature(head: str, parameters: Sequence[str]) -> str:
-    """The first lines of a function that never throws: on one line where it fits, else a line a parameter."""
-    joined = ", ".join(parameters)
-    if len(head) + len(joined) > WIDTH:
-        joined = "\n    " + ",\n    ".join(parameters)
-    return f"{head}{joined}) noexcept"
-
-
-@dataclass
-class Expression:
-    """Text and how tightly its outermost operator binds."""
-
-    text: str
-    level: int
-    reads: bool = False
-    """Whether evaluating it reads memory."""
-    symbol: str = ""
-    """The outermost binary operator, where chains of it need no parentheses."""
-
-    def inside(self, level: int) -> str:
-        """The text as an operand of an operator that binds at `level`."""
-        return self.text if self.level >= level else f"({self.text})"
 
 
 @dataclass
@@ -431,21 +305,21 @@ class KernelPrinter:
 
     def expression(self, op: Operation) -> Expression:
         """The expression of a pure op or a load."""
-        if type(op) in _BINARY:
-            symbol, level = _BINARY[type(op)]
+        if type(op) in BINARY:
+            symbol, level = BINARY[type(op)]
             a, b = op.operands
             around = level if level >= ADDITIVE else UNARY  # compilers warn of bits mixed with comparisons
             left, right = self._side(a, b), self._side(b, a)
             first = left.text if left.symbol == symbol else left.inside(around)
             return Expression(f"{first} {symbol} {right.inside(around + 1)}", level, symbol=symbol)
-        if type(op) in _WRAPPING:
+        if type(op) in WRAPPING:
             return self._integer(op)
-        if type(op) in _EXTREMA:
+        if type(op) in EXTREMA:
             return self._extremum(op)
-        if type(op) in _CALLS:
-            return self._call(_CALLS[type(op)], op)
-        if type(op) in _UNSIGNED_CALLS:
-            return self._unsigned(op, f"{_UNSIGNED_CALLS[type(op)]}({{}}, {{}})")
+        if type(op) in CALLS:
+            return self._call(CALLS[type(op)], op)
+        if type(op) in UNSIGNED_CALLS:
+            return self._unsigned(op, f"{UNSIGNED_CALLS[type(op)]}({{}}, {{}})")
         rule = _EXPRESSIONS.get(type(op))
         if rule is None:
             raise SofieError(f"{blame(op)}: {op.name} cannot be printed as C++")
@@ -468,7 +342,7 @@ class KernelPrinter:
 
     def _extremum(self, op: Operation) -> Expression:
         """The larger or smaller of two; against a number, which is not NaN, a comparison says it all."""
-        name, symbol = _EXTREMA[type(op)]
+        name, symbol = EXTREMA[type(op)]
         a, b = op.operands
         bound = b.owner.source if isinstance(b.owner, vector.BroadcastOp) else b
         if _is_constant(bound) and self._spell(a).level == ATOM and not self._spell(a).reads:
@@ -477,7 +351,7 @@ class KernelPrinter:
         return self._call(name, op)
 
     def _integer(self, op: Operation) -> Expression:
-        name, symbol = _WRAPPING[type(op)]
+        name, symbol = WRAPPING[type(op)]
         a, b = op.operands
         if isinstance(a.type, IndexType | VectorType):
             level = 13 if symbol == "*" else 12
@@ -496,7 +370,7 @@ class KernelPrinter:
 
     def _division(self, op: Operation) -> Expression:
         """By a number that cannot trap with C++'s own operator, else by the function that never does."""
-        symbol, function = _DIVISION[type(op)]
+        symbol, function = DIVISION[type(op)]
         a, b = op.operands
         plain = isinstance(a.type, IndexType)
         safe = plain or (_is_constant(b) and self.text(b) not in ("0", "-1"))
@@ -517,19 +391,19 @@ class KernelPrinter:
         return Expression(f"-{self._spell(op.operand).inside(UNARY + 1)}", UNARY)
 
     def _compare_floats(self, op: arith.CmpfOp) -> Expression:
-        symbol = _COMPARE_F[op.predicate.value.data]
+        symbol = COMPARE_F[op.predicate.value.data]
         left, right = self._side(op.lhs, op.rhs), self._side(op.rhs, op.lhs)
         if symbol in ("false", "true"):
             return Expression(symbol, ATOM)
-        if symbol in _ORDERED:
-            return Expression(f"{_ORDERED[symbol]}({left.text}, {right.text})", ATOM)
-        if symbol in _UNORDERED:
-            return Expression(f"!({_UNORDERED[symbol].format(left.inside(11), right.inside(11))})", UNARY)
+        if symbol in ORDERED:
+            return Expression(f"{ORDERED[symbol]}({left.text}, {right.text})", ATOM)
+        if symbol in UNORDERED:
+            return Expression(f"!({UNORDERED[symbol].format(left.inside(11), right.inside(11))})", UNARY)
         return Expression(f"{left.inside(11)} {symbol} {right.inside(11)}", 10)
 
     def _compare_integers(self, op: arith.CmpiOp) -> Expression:
         predicate = op.predicate.value.data
-        symbol = _COMPARE_I[predicate]
+        symbol = COMPARE_I[predicate]
         if predicate >= FIRST_UNSIGNED_PREDICATE and op.lhs.type != IntegerType(1):
             wide = scalar_type(op.lhs.type, unsigned=True)
             return Expression(
@@ -671,7 +545,7 @@ def _accumulates(op: Operation) -> bool:
 def _read_twice(op: Operation) -> bool:
     """Whether the text of the value's user will name it twice: it needs a name."""
     uses = list(op.results[0].uses)
-    return len(uses) == 1 and uses[0].index == 0 and type(uses[0].operation) in _EXTREMA
+    return len(uses) == 1 and uses[0].index == 0 and type(uses[0].operation) in EXTREMA
 
 
 def _can_wait(op: Operation, reads: bool) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -24,15 +24,32 @@ def evaluate_node(node: onnx.NodeProto, inputs: Sequence[Array | None], opsets: 
     Raises SofieError, naming the operator, where the reference has no implementation or fails.
     """
     from onnx.reference import ReferenceEvaluator
+    from onnx.reference.op_run import RuntimeContextError
 
     names = [name for name in node.input]
     feeds = {name: np.asarray(a) for name, a in zip(names, inputs, strict=True) if name and a is not None}
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            values = ReferenceEvaluator(node, opsets=opsets).run(None, feeds)
+            try:
+                evaluator = ReferenceEvaluator(node, opsets=opsets)
+            except (NotImplementedError, RuntimeContextError):  # a body that depends on types, which a model tells
+                evaluator = ReferenceEvaluator(_model(node, feeds, opsets))
+            values = evaluator.run(None, feeds)
     except Exception as error:
         raise SofieError(
             f"operator {printable(node.op_type)} cannot be evaluated by onnx.reference: {printable(str(error))}"
         ) from error
     return [np.asarray(value) for value in cast(list[Array], values)]
+
+
+def _model(node: onnx.NodeProto, feeds: Mapping[str, Array], opsets: dict[str, int]) -> onnx.ModelProto:
+    """The node as a model of its own, with the types of its operands."""
+    takes = [
+        onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+        for name, a in feeds.items()
+    ]
+    gives = [onnx.ValueInfoProto(name=name) for name in node.output if name]
+    graph = onnx.helper.make_graph([node], "node", takes, gives)
+    versions = [onnx.helper.make_opsetid(domain, version) for domain, version in opsets.items()]
+    return onnx.helper.make_model(graph, opset_imports=versions)

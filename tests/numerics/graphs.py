@@ -53,12 +53,17 @@ class Graph:
         return self.constant(np.array(values, np.int64))
 
     def node(self, operator: str, inputs: list[str], shape: tuple[int, ...], **attributes: object) -> str:
-        name = f"v{len(self.nodes)}"
-        self.nodes.append(
-            helper.make_node(operator, inputs, [name], name=f"{operator}_{len(self.nodes)}", **attributes)
-        )
-        self.shapes[name] = tuple(shape)
-        return name
+        return self.nodes_of(operator, inputs, [shape], **attributes)[0]
+
+    def nodes_of(
+        self, operator: str, inputs: list[str], shapes: list[tuple[int, ...] | None], **attributes: object
+    ) -> list[str]:
+        """A node of several results; one without a shape is no float and not drawn from."""
+        number = len(self.nodes)
+        names = [f"v{number}" if not k else f"v{number}_{k}" for k in range(len(shapes))]
+        self.nodes.append(helper.make_node(operator, inputs, names, name=f"{operator}_{number}", **attributes))
+        self.shapes |= {name: tuple(shape) for name, shape in zip(names, shapes, strict=True) if shape is not None}
+        return names
 
 
 def unary(operator: str) -> Callable[[Graph], str | None]:
@@ -314,25 +319,206 @@ def pad(g: Graph) -> str | None:
     return g.node("Pad", inputs, tuple(b + e + a for b, e, a in zip(before, shape, after, strict=True)), mode=mode)
 
 
+def variadic(operator: str) -> Callable[[Graph], str | None]:
+    def row(g: Graph) -> str | None:
+        x = g.pick()
+        assert x is not None
+        same = [name for name, shape in g.shapes.items() if shape == g.shapes[x]]
+        others = [g.draw(st.sampled_from(same)) for _ in range(g.integer(0, 2))]
+        return g.node(operator, [x, *others, g.weight(*g.shapes[x][1:])], g.shapes[x])
+
+    return row
+
+
+def p_relu(g: Graph) -> str | None:
+    x = g.pick()
+    assert x is not None
+    return g.node("PRelu", [x, g.weight(*(e if g.flag() else 1 for e in g.shapes[x]))], g.shapes[x])
+
+
+def log_softmax(g: Graph) -> str | None:
+    x = g.pick(lambda s: len(s) >= 1)
+    return None if x is None else g.node("LogSoftmax", [x], g.shapes[x], axis=g.integer(0, len(g.shapes[x]) - 1))
+
+
+def layer_norm(g: Graph) -> str | None:
+    x = g.pick(lambda s: len(s) >= 1)
+    if x is None:
+        return None
+    axis = g.integer(0, len(g.shapes[x]) - 1)
+    rest = g.shapes[x][axis:]
+    inputs = [x, g.weight(*rest)] + ([g.weight(*rest)] if g.flag() else [])
+    return g.node("LayerNormalization", inputs, g.shapes[x], axis=axis, epsilon=0.1)
+
+
+def channel_norm(operator: str) -> Callable[[Graph], str | None]:
+    def row(g: Graph) -> str | None:
+        x = g.pick(lambda s: len(s) >= 3)
+        if x is None:
+            return None
+        c = g.shapes[x][1]
+        groups = {"num_groups": g.draw(st.sampled_from([d for d in range(1, c + 1) if c % d == 0]))}
+        attributes = groups if operator == "GroupNormalization" else {}
+        return g.node(operator, [x, g.weight(c), g.weight(c)], g.shapes[x], epsilon=0.1, **attributes)
+
+    return row
+
+
+def conv_transpose(g: Graph) -> str | None:
+    x = g.pick(lambda s: 3 <= len(s) <= 4 and max(s[2:]) <= 6)
+    if x is None:
+        return None
+    n, c, *extents = g.shapes[x]
+    kernel, strides = [g.integer(1, 3) for _ in extents], [g.integer(1, 2) for _ in extents]
+    extra = [g.integer(0, step - 1) for step in strides]
+    group = g.draw(st.sampled_from([d for d in range(1, c + 1) if c % d == 0]))
+    out = g.draw(st.sampled_from([1, 2, 5]))
+    inputs = [x, g.weight(c, out, *kernel)] + ([g.weight(out * group)] if g.flag() else [])
+    spatial = [(e - 1) * step + k + p for e, step, k, p in zip(extents, strides, kernel, extra, strict=True)]
+    attributes = {"group": group, "kernel_shape": kernel, "strides": strides, "output_padding": extra}
+    return g.node("ConvTranspose", inputs, (n, out * group, *spatial), **attributes)
+
+
+def split(g: Graph) -> str | None:
+    x = g.pick(lambda s: len(s) >= 1 and max(s) >= 2)
+    if x is None:
+        return None
+    shape = list(g.shapes[x])
+    axis = g.draw(st.sampled_from([a for a, e in enumerate(shape) if e >= 2]))
+    first = g.integer(1, shape[axis] - 1)
+    parts = [tuple(n if a == axis else e for a, e in enumerate(shape)) for n in (first, shape[axis] - first)]
+    return g.nodes_of("Split", [x, g.ints(first, shape[axis] - first)], list(parts), axis=axis)[0]
+
+
+def gather(g: Graph) -> str | None:
+    x = g.pick(lambda s: len(s) >= 1)
+    if x is None:
+        return None
+    shape = list(g.shapes[x])
+    axis = g.integer(0, len(shape) - 1)
+    picked = [g.integer(-shape[axis], shape[axis] - 1) for _ in range(g.integer(1, 4))]
+    return g.node("Gather", [x, g.ints(*picked)], (*shape[:axis], len(picked), *shape[axis + 1 :]), axis=axis)
+
+
+def where(g: Graph) -> str | None:
+    x = g.pick()
+    assert x is not None
+    mask = g.constant(g.rng.random(g.shapes[x][g.integer(0, len(g.shapes[x])) :]) > 0.5)
+    return g.node("Where", [mask, *g.draw(st.permutations([x, g.weight()]))], g.shapes[x])
+
+
+def expand(g: Graph) -> str | None:
+    x = g.pick(lambda s: 1 in s)
+    if x is None:
+        return None
+    shape = [g.integer(1, 4) if e == 1 else e for e in g.shapes[x]]
+    return g.node("Expand", [x, g.ints(*shape)], tuple(shape))
+
+
+def tile(g: Graph) -> str | None:
+    x = g.pick(lambda s: len(s) >= 1)
+    if x is None:
+        return None
+    times = [g.integer(1, 2) for _ in g.shapes[x]]
+    return g.node("Tile", [x, g.ints(*times)], tuple(e * n for e, n in zip(g.shapes[x], times, strict=True)))
+
+
+def cum_sum(g: Graph) -> str | None:
+    x = g.pick(lambda s: len(s) >= 1)
+    if x is None:
+        return None
+    axis = g.constant(np.array(g.integer(0, len(g.shapes[x]) - 1), np.int64))
+    return g.node("CumSum", [x, axis], g.shapes[x], exclusive=int(g.flag()), reverse=int(g.flag()))
+
+
+def trilu(g: Graph) -> str | None:
+    x = g.pick(lambda s: len(s) >= 2)
+    if x is None:
+        return None
+    return g.node("Trilu", [x, g.constant(np.array(g.integer(-2, 2)))], g.shapes[x], upper=int(g.flag()))
+
+
+def top_k(g: Graph) -> str | None:
+    x = g.pick(lambda s: len(s) >= 1)
+    if x is None or x not in ("x0", "x1"):  # of rounded values the order may be another
+        return None
+    shape = list(g.shapes[x])
+    axis = g.integer(0, len(shape) - 1)
+    shape[axis] = k = g.integer(1, shape[axis])
+    return g.nodes_of("TopK", [x, g.ints(k)], [tuple(shape), None], axis=axis, largest=int(g.flag()))[0]
+
+
+def recurrent(operator: str, gates: int) -> Callable[[Graph], str | None]:
+    def row(g: Graph) -> str | None:
+        x = g.pick(lambda s: len(s) == 3)
+        if x is None:
+            return None
+        steps, batch, features = g.shapes[x]
+        hidden = g.integer(1, 5)
+        inputs = [x, g.weight(1, gates * hidden, features), g.weight(1, gates * hidden, hidden)]
+        if g.flag():
+            inputs.append(g.weight(1, 2 * gates * hidden))
+        every, last = (steps, 1, batch, hidden), (1, batch, hidden)
+        linear = {"linear_before_reset": int(g.flag())} if operator == "GRU" else {}
+        return g.draw(st.sampled_from(g.nodes_of(operator, inputs, [every, last], hidden_size=hidden, **linear)))
+
+    return row
+
+
+def if_(g: Graph) -> str | None:
+    x, other = g.pick(), g.pick(lambda s: len(s) >= 1)
+    if x is None or other not in ("x0", "x1"):  # of rounded values the maximum may be on the other side
+        return None
+    number = len(g.nodes)
+    g.nodes.append(helper.make_node("ReduceMax", [other], [f"c{number}"], keepdims=0))
+    g.nodes.append(helper.make_node("Greater", [f"c{number}", g.constant(np.float32(1.0))], [f"b{number}"]))
+    kind = helper.make_tensor_value_info(f"t{number}", TensorProto.FLOAT, g.shapes[x])
+    branches = {
+        "then_branch": [helper.make_node("Tanh", [x], [f"t{number}"])],
+        "else_branch": [helper.make_node("Sub", [x, g.weight(*g.shapes[x][1:])], [f"t{number}"])],
+    }
+    graphs = {name: helper.make_graph(nodes, name, [], [kind]) for name, nodes in branches.items()}
+    return g.node("If", [f"b{number}"], g.shapes[x], **graphs)
+
+
 OPERATORS: dict[str, Callable[[Graph], str | None]] = {
     **{name: unary(name) for name in ("Relu", "LeakyRelu", "Sigmoid", "Tanh", "Exp", "Sqrt", "Identity")},
+    **{name: unary(name) for name in ("Elu", "Selu", "Celu", "Gelu", "Mish", "HardSwish", "HardSigmoid")},
+    **{name: unary(name) for name in ("Softplus", "Softsign", "Erf", "Abs", "Neg", "Atan", "Sin")},
+    **{name: variadic(name) for name in ("Sum", "Mean", "Max", "Min")},
     **{name: binary(name) for name in ("Add", "Sub", "Mul", "Div")},
-    **{name: reduce(name) for name in ("ReduceSum", "ReduceMean", "ReduceMax")},
+    **{name: reduce(name) for name in ("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceL1", "ReduceL2")},
+    **{name: reduce(name) for name in ("ReduceSumSquare", "ReduceLogSumExp")},
+    **{name: channel_norm(name) for name in ("InstanceNormalization", "GroupNormalization")},
+    **{name: recurrent(name, gates) for name, gates in (("RNN", 1), ("GRU", 3), ("LSTM", 4))},
     **{name: pool(name) for name in ("MaxPool", "AveragePool")},
     "BatchNormalization": batch_norm,
     "Clip": clip,
     "Concat": concat,
     "Conv": conv,
+    "ConvTranspose": conv_transpose,
+    "CumSum": cum_sum,
+    "Expand": expand,
     "Flatten": flatten,
+    "Gather": gather,
     "Gemm": gemm,
     "GlobalAveragePool": global_average_pool,
+    "If": if_,
+    "LayerNormalization": layer_norm,
+    "LogSoftmax": log_softmax,
     "MatMul": matmul,
+    "PRelu": p_relu,
     "Pad": pad,
     "Reshape": reshape,
     "Slice": slice_,
     "Softmax": softmax,
+    "Split": split,
     "Squeeze": squeeze,
+    "Tile": tile,
+    "TopK": top_k,
     "Transpose": transpose,
+    "Trilu": trilu,
+    "Where": where,
     "Unsqueeze": unsqueeze,
 }
 """Every operator of the suite, by name."""
@@ -359,7 +545,7 @@ def models(draw: Draw, operators: tuple[str, ...] = tuple(OPERATORS), most: int 
             del g.shapes[name]
     if not g.nodes:
         unary("Relu")(g)
-    made = [n.output[0] for n in g.nodes]
+    made = [n.output[0] for n in g.nodes if n.output[0] in g.shapes] or [g.nodes[-1].output[0]]
     names = list(dict.fromkeys([made[-1], draw(st.sampled_from(made))]))
     outputs = [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in names]
     graph = helper.make_graph(g.nodes, "random", inputs, outputs, g.weights)

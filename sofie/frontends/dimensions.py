@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import keyword
 from collections.abc import Mapping, Set
 
 import onnx
@@ -65,7 +66,7 @@ def bind_dimensions(graph: onnx.GraphProto, dims: dict[str, Dim], known: Set[str
     missing: list[str] = []
     sizes: dict[str, Size] = {}
     symbols: dict[str, Size] = {}
-    namer = Namer(EMITTED)
+    namer = Namer(EMITTED | frozenset(keyword.kwlist))  # the text of sizes is read as Python's arithmetic
     tensors = {v.name: v.type.tensor_type for v in graph.input}
     for value in graph.input:
         kind = value.type.tensor_type

@@ -8,12 +8,15 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from xdsl.parser import Parser
 
+from sofie.compiler import Options, lower
 from sofie.dialects.onnx import OnnxOp
 from sofie.dialects.sofie import WeightOp
 from sofie.errors import SofieError, UnsupportedError
 from sofie.frontends.inference import complete
 from sofie.frontends.onnx import load
+from sofie.pipeline import context
 from tests import models
 
 
@@ -233,3 +236,13 @@ def test_unknown_operator_in_a_branch_is_named() -> None:
     node = helper.make_node("If", ["c"], ["y"], then_branch=branch, else_branch=branch)
     case = models.build([node], {"x": [2], "c": []}, ["y"], {}, {"c": TensorProto.BOOL})
     assert "node 'odd': operator Frobnicate is not known" in refused(case)
+
+
+@pytest.mark.parametrize("name", ["lambda", "class", "x", "infer", "a b", "N"])
+def test_any_name_of_a_dimension_can_be_a_size(name: str) -> None:
+    """A name that is a word of Python, of C++ or of the emitted code, or that of an input."""
+    model = models.mlp()
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = name
+    text = str(load(model, {name: (1, 8)}))
+    assert str(Parser(context(), text).parse_module()) == text
+    assert "const index " in lower(model, "net", Options(dims={name: (1, 8)})).core()

@@ -60,7 +60,8 @@ def release(graph: onnx.GraphProto, dims: Mapping[str, Dim]) -> None:
 def bind_dimensions(graph: onnx.GraphProto, dims: dict[str, Dim], known: Set[str] = frozenset()) -> dict[str, Size]:
     """Writes the sizes of `dims` into the graph's inputs, names for those of the run; returns what stands behind them.
 
-    Dimensions whose names are in `known` need nothing. Raises SofieError where a size is missing or a name unknown.
+    Bounds that leave one size are that size. Dimensions whose names are in `known` need nothing. Raises SofieError
+    where a size is missing or a name unknown.
     """
     used: set[str] = set()
     missing: list[str] = []
@@ -84,6 +85,9 @@ def bind_dimensions(graph: onnx.GraphProto, dims: dict[str, Dim], known: Set[str
         elif bound is not None:
             used.add(key)
             low, high = bound
+            if low == high:
+                dim.dim_value = low
+                continue
             if key not in symbols:
                 symbols[key] = Size.named(namer(key, "size"), low, high)
             dim.dim_param = str(symbols[key])

@@ -43,6 +43,8 @@ def points(symbols: Sequence[Symbol]) -> list[Point]:
 
 def _choices(symbol: Symbol) -> list[int]:
     low, high = max(symbol.low, 1), symbol.high  # an empty tensor tells nothing about its shape
+    if symbol.low == 0:
+        high = max(high, 3)  # and one point too little
     return sorted({n for n in (*(low + k for k in OFFSETS), high - 1, high) if low <= n <= high} or {high})
 
 

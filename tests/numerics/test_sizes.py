@@ -262,6 +262,14 @@ def test_a_size_out_of_bounds_is_refused() -> None:
             compiled(np.zeros((batch, 5), np.float32))
 
 
+@pytest.mark.parametrize("bounds", [(3, 3), (0, 1), (0, 2), (1, 2), (0, 5)])
+def test_narrow_bounds(bounds: tuple[int, int]) -> None:
+    """A size that has been taken for a number, or a number for a size; an empty batch."""
+    compiled = sofie.compile(CASES["attn"], dims={"batch": bounds, "seq": 4})
+    for batch in range(bounds[0], bounds[1] + 1):
+        assert compiled(np.ones((batch, 4, 8), np.float32)).shape == (batch, 4, 8)
+
+
 def test_inputs_that_share_a_size_must_agree() -> None:
     compiled = sofie.compile(CASES["scatter"], dims={"batch": (1, 8)})
     with pytest.raises(sofie.SofieError, match=r"the model takes \(batch, 2\) where batch=3"):

@@ -53,6 +53,7 @@ def generate(
     *,
     name: str | None = None,
     weights: str = "file",
+    cmake: bool = False,
     dims: Mapping[str, int | tuple[int, int]] | None = None,
     set: Mapping[str, object] | None = None,  # named like the command line's --set
     cpu: str = "native",
@@ -62,6 +63,7 @@ def generate(
 ) -> Generated:
     """Writes a model as `<name>.hxx` and, with weights="file", `<name>.dat` ("embed" puts them into the header).
 
+    With `cmake`, `<name>.cmake` as well: a library target to include and link.
     Options and errors are those of `sofie.compile`.
     """
     from sofie.compiler import Options, generate
@@ -69,4 +71,4 @@ def generate(
     if weights not in ("file", "embed"):
         raise SofieError(f"weights={weights!r}: choose 'file' or 'embed'")
     options = Options(dims or {}, set or {}, cpu, blas, passes, without)
-    return generate(model, folder, options, name, weights == "embed")
+    return generate(model, folder, options, name, weights == "embed", cmake=cmake)

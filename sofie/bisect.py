@@ -104,7 +104,7 @@ class _Seen:
 
 
 class Search:
-    """Looks into a model; its free dimensions are as `release` leaves them."""
+    """Looks into a model; its free dimensions are as `read_model` leaves them."""
 
     def __init__(self, proto: onnx.ModelProto, options: Options, tell: Progress) -> None:
         self._proto = _prepared(proto)

@@ -23,7 +23,6 @@ from sofie.bisect import Finding, Intermediate, Sample, Search
 from sofie.compiler import Model, Options, Progress, Source, compile_model, conform, default_name
 from sofie.errors import SofieError, printable
 from sofie.executors import Witnesses
-from sofie.frontends.dimensions import release
 from sofie.frontends.onnx import read_model
 from sofie.verdict import OutputReport, Tally
 from sofie.weights import Array
@@ -73,9 +72,8 @@ def check(
     if samples < 1:
         raise SofieError(f"--samples {samples}: at least one is needed")
     tell = progress or (lambda step: None)
-    proto = read_model(source)
     options = options or Options()
-    release(proto.graph, options.dims)
+    proto = read_model(source, options.dims, options.values)
     if feeds is not None:
         options = inputs.bind(options, proto.graph, feeds)
     model = compile_model(proto, options, default_name(source), progress)

@@ -38,14 +38,19 @@ def function_of(op: Operation) -> func.FuncOp:
     return current
 
 
-def symbol_arguments(function: func.FuncOp) -> dict[Symbol, SSAValue]:
-    """The arguments that are the values of symbols."""
-    found: dict[Symbol, SSAValue] = {}
+def symbols_by_argument(function: func.FuncOp) -> dict[SSAValue, Symbol]:
+    """The arguments that are the values of symbols, in order, and which symbols."""
+    found: dict[SSAValue, Symbol] = {}
     for argument, attributes in zip(function.body.block.args, function.arg_attrs or (), strict=False):
         size = attributes.data.get(SIZE)
         if isinstance(size, SizesAttr) and isinstance(size.data[0], Size):
-            found[size.data[0].symbols[0]] = argument
+            found[argument] = size.data[0].symbols[0]
     return found
+
+
+def symbol_arguments(function: func.FuncOp) -> dict[Symbol, SSAValue]:
+    """The values of symbols in a function, each an argument."""
+    return {symbol: argument for argument, symbol in symbols_by_argument(function).items()}
 
 
 def value(extent: int, before: Operation) -> SSAValue:
@@ -88,7 +93,7 @@ def read(ssa: SSAValue) -> int | None:
         function = owner.parent_op()
         if not isinstance(function, func.FuncOp):
             return None
-        symbol = next((s for s, argument in symbol_arguments(function).items() if argument is ssa), None)
+        symbol = symbols_by_argument(function).get(ssa)
         return None if symbol is None else cast(int, Size({(symbol,): 1}))
     if isinstance(owner, arith.ConstantOp) and isinstance(owner.value, IntegerAttr):
         return int(owner.value.value.data)

@@ -6,13 +6,12 @@ import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sofie.errors import SofieError, printable
-from sofie.sizes import Symbol, at
+from sofie.sizes import NO_SIZES, Symbol, at
 from sofie.weights import Array
 
 if TYPE_CHECKING:
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
 
     from sofie.compiler import Options
     from sofie.emit.cpp import Port
-
-NO_SIZES: Mapping[str, int] = MappingProxyType({})
 
 SMALL_INTEGERS = 4
 """Random integers are below this: valid as tokens and indices of almost any model."""

@@ -29,7 +29,6 @@ from sofie.dialects.types import element_from_onnx, element_of, numpy_dtype, sha
 from sofie.emit.cpp import Program
 from sofie.errors import SofieError, printable
 from sofie.feeds import names_of_inputs
-from sofie.frontends.dimensions import release
 from sofie.frontends.importer import Fault
 from sofie.frontends.onnx import import_graph, inline_functions, read_model, unread
 from sofie.rewrite import blame, node_names
@@ -127,8 +126,7 @@ def info(source: Source, options: Options | None = None, progress: Progress | No
     """The report on a model. Raises SofieError on a file that is no model and on options that do not fit it."""
     options = options or Options()
     options.stages()
-    original = read_model(source)
-    release(original.graph, options.dims)
+    original = read_model(source, options.dims, options.values)
     _check_options(original.graph, options)
     model = _flat(original)
     module, faults = _read(original, options)

@@ -20,13 +20,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from sofie.errors import SofieError
-from sofie.sizes import at
+from sofie.sizes import NO_SIZES, at
 from sofie.weights import Array
 
 if TYPE_CHECKING:
@@ -170,7 +169,7 @@ class Compiled:
         self._weights[:] = data
         self._arena = aligned(max(self.program.arena_bytes, 64))
 
-    def run(self, inputs: Sequence[Array], sizes: Mapping[str, int] = MappingProxyType({})) -> list[Array]:
+    def run(self, inputs: Sequence[Array], sizes: Mapping[str, int] = NO_SIZES) -> list[Array]:
         """The outputs, freshly allocated, for these run-time sizes by name.
 
         The inputs must be contiguous and of the model's types and shapes.

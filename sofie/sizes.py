@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from types import MappingProxyType
 from typing import Any
 
 from sofie.errors import SofieError, UnsupportedError
@@ -210,6 +211,10 @@ def _simplest(terms: Mapping[Monomial, int]) -> Any:
     """An int where nothing but the constant is left."""
     kept = {m: c for m, c in terms.items() if c}
     return kept.get((), 0) if set(kept) <= {()} else Size(kept)
+
+
+NO_SIZES: Mapping[str, int] = MappingProxyType({})
+"""The values of no symbols."""
 
 
 # -- questions about extents -------------------------------------------------------------------------------------------

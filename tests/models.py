@@ -201,3 +201,14 @@ def feeds(model: onnx.ModelProto, seed: int = 0) -> dict[str, np.ndarray]:
             dtype
         )
     return values
+
+
+def random(kind: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
+    """Values of a type by numpy's name: standard normal, coin flips, or any integer there is."""
+    generator = np.random.default_rng(seed)
+    if kind.startswith("float"):
+        return generator.standard_normal(shape).astype(kind)
+    if kind == "bool":
+        return generator.random(shape) < 0.5
+    information = np.iinfo(kind)
+    return generator.integers(information.min, information.max, shape, dtype=kind, endpoint=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -44,8 +45,8 @@ def badly_fused(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a fused op takes from its producer is doubled: right alone, wrong together."""
     inline = fuse_elementwise._inline
 
-    def doubled(*given: object) -> SSAValue:
-        scalar = inline(*given)  # type: ignore[arg-type]
+    def doubled(*given: Any) -> SSAValue:
+        scalar = inline(*given)
         block = given[1]
         assert isinstance(block, Block)
         twice = arith.AddfOp(scalar, scalar)
@@ -209,10 +210,10 @@ def test_a_value_that_nobody_can_judge_is_left_out(monkeypatch: pytest.MonkeyPat
 def test_a_value_that_cannot_be_stored_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     compile_model = bisect.compile_model
 
-    def refuses(model: onnx.ModelProto, *given: object) -> object:
+    def refuses(model: onnx.ModelProto, *given: Any) -> object:
         if any(v.name == "v1" for v in model.graph.output):
             raise SofieError("v1 will not do")
-        return compile_model(model, *given)  # type: ignore[arg-type]
+        return compile_model(model, *given)
 
     monkeypatch.setattr(bisect, "compile_model", refuses)
     monkeypatch.setattr(bisect, "lower", lambda model, name, options: refuses(model, options))

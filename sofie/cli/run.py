@@ -36,13 +36,11 @@ def run(model: Path, source: Path, target: Path, **given: Any) -> None:
     from sofie.cli.compile import describe
     from sofie.cli.files import write_arrays
     from sofie.compiler import compile_model, default_name
-    from sofie.frontends.dimensions import release
     from sofie.frontends.onnx import read_model
 
     options = gathered(given)
     with progress(f"run {model.name}") as tell:
-        proto = read_model(model)
-        release(proto.graph, options.dims)
+        proto = read_model(model, options.dims, options.values)
         arrays = feeds.read(source, feeds.names_of_inputs(proto.graph, options.values))
         options = feeds.bind(options, proto.graph, arrays)
         compiled = compile_model(proto, options, default_name(model), tell)

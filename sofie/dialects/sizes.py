@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from xdsl.dialects.builtin import MemRefLayoutAttr
 from xdsl.ir import Data
-from xdsl.ir.affine import AffineMap
+from xdsl.ir.affine import AffineExpr, AffineMap
 from xdsl.irdl import irdl_attr_definition
 from xdsl.parser import AttrParser
 from xdsl.printer import Printer
@@ -74,8 +74,17 @@ class LayoutAttr(MemRefLayoutAttr, Data[Layout]):
         _print(printer, *self.data)
 
     def get_affine_map(self) -> AffineMap:
-        """Not used: strides may be run-time sizes."""
-        raise NotImplementedError
+        """Indices to the element's place; a stride or offset that is no number is a symbol, as upstream has it."""
+        _, strides, offset = self.data
+        unknown = 0
+        place: AffineExpr = AffineExpr.constant(0)
+        for dim, factor in [(None, o) for o in (offset or (None,))] + list(enumerate(strides)):
+            if isinstance(factor, int):
+                term: AffineExpr = AffineExpr.constant(factor)
+            else:
+                term, unknown = AffineExpr.symbol(unknown), unknown + 1
+            place = place + (term if dim is None else AffineExpr.dimension(dim) * term)
+        return AffineMap(len(strides), unknown, (place,))
 
     def get_strides(self) -> list[int | None]:
         """The strides, None where one is not static."""

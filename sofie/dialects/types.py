@@ -179,3 +179,9 @@ def strides_and_offset(kind: MemRefType[Attribute]) -> tuple[list[int], int | No
     assert isinstance(kind.layout, StridedLayoutAttr)
     strides = [s for s in kind.layout.get_strides() if s is not None]
     return strides, kind.layout.get_offset()
+
+
+def strides_of(value: SSAValue) -> list[int]:
+    """Strides (elements) of a memref value."""
+    assert isinstance(value.type, MemRefType), value.type
+    return strides_and_offset(value.type)[0]

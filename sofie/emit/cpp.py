@@ -22,11 +22,11 @@ from xdsl.ir import Operation, SSAValue
 
 from sofie import weight_file
 from sofie.dialects.sofie import WeightOp
-from sofie.dialects.types import shape_of
+from sofie.dialects.types import element_of, shape_of
 from sofie.emit.printer import KernelPrinter
-from sofie.emit.spelling import ATOM, Expression, scalar_type, signature
+from sofie.emit.spelling import ATOM, Expression, listed, scalar_type
 from sofie.errors import SofieError
-from sofie.extents import symbol_arguments
+from sofie.extents import symbols_by_argument
 from sofie.memory import VIEWS
 from sofie.naming import Namer, identifier
 from sofie.rewrite import blame, node_names
@@ -41,9 +41,6 @@ _FILE_INCLUDES = (
     "#include <cstdio>",
     "#endif",
 )
-
-LINE = 120
-"""Columns of a line."""
 
 _MATH = ("exp", "log", "sqrt", "tanh", "erf")
 
@@ -102,7 +99,7 @@ class EntryPrinter(KernelPrinter):
 
     def _point(self, value: SSAValue, const: str, base: str, offset: int) -> None:
         name = self.names(value.name_hint or ("weight" if const else "buffer"))
-        kind = scalar_type(value.type.get_element_type())  # type: ignore[attr-defined]
+        kind = scalar_type(element_of(value))
         self.line(f"{const}{kind} *const {name} = detail::at<{const}{kind}>({base}, {offset});")
         self.pointers[value] = (name, 0)
 
@@ -126,7 +123,7 @@ class Program:
         ports: dict[bool, list[Port]] = {False: [], True: []}
         self.arena_bytes, self.sizes = 0, {}
         function = self.infer
-        given = {argument: symbol for symbol, argument in symbol_arguments(function).items()}
+        given = symbols_by_argument(function)
         attributes = function.arg_attrs.data if function.arg_attrs is not None else ()
         for argument, attrs in zip(function.body.block.args, attributes, strict=True):
             if "sofie.arena" in attrs.data:
@@ -226,7 +223,7 @@ class Program:
         parameters = ["const unsigned char *weights", "unsigned char *arena"]
         ports = iter([*self.inputs, *self.outputs])
         unused = {"weights", "arena"}
-        given = {argument: symbol for symbol, argument in symbol_arguments(self.infer).items()}
+        given = symbols_by_argument(self.infer)
         for argument in self.infer.body.block.args:
             if argument in given:
                 name = printer.names(self.sizes[given[argument]])
@@ -245,7 +242,7 @@ class Program:
             port = next(ports)
             output = port in self.outputs
             name = printer.names(port.parameter)
-            kind = scalar_type(argument.type.get_element_type())  # type: ignore[attr-defined]
+            kind = scalar_type(element_of(argument))
             parameters.append(f"{'' if output else 'const '}{kind} *{name}")
             printer.pointers[argument] = (name, 0)
             unused.add(name)
@@ -253,7 +250,7 @@ class Program:
         body = "\n".join(printer.lines)
         words = set(body.replace("(", " ").replace(")", " ").replace(",", " ").replace(";", " ").split())
         silenced = "".join(f"   static_cast<void>({n});\n" for n in sorted(unused - words))
-        function = f"{signature('inline void infer(', parameters)}\n{{\n{silenced}{body}\n}}"
+        function = f"{listed('inline void infer(', parameters, ') noexcept')}\n{{\n{silenced}{body}\n}}"
         return f"namespace detail {{\n{function}\n}} // namespace detail"
 
     # -- text ----------------------------------------------------------------------------------------------------
@@ -354,7 +351,7 @@ class Program:
         arguments += [f"static_cast<std::ptrdiff_t>({name})" for name in self.sizes.values()]
         arguments += [_pass(p, const=True) for p in self.inputs] + [_pass(p, const=False) for p in self.outputs]
         spell = KernelPrinter(sizes=dict(self.sizes))
-        checks = "".join(self._size_check(symbol, name) for symbol, name in self.sizes.items())
+        check = f"      check({', '.join(self.sizes.values())});\n" if sized else ""
         makes = [f"      std::vector<{p.cpp}> {p.parameter}({spell.extent(p.elements)});" for p in self.outputs]
         call = ", ".join(
             [*self.sizes.values()]
@@ -377,21 +374,21 @@ public:
    // {"Sizes, " if sized else ""}inputs{"," if sized else " first,"} outputs last; the pointers may not overlap.{
             " Throws std::out_of_range on a size out of bounds." if sized else ""
         }
-{_listed("   void infer(", takes + gives, ")" if sized else ") noexcept")}
+{listed("   void infer(", takes + gives, ")" if sized else ") noexcept")}
    {{
-{checks}{_listed("      detail::infer(", arguments, ");")}
+{check}{listed("      detail::infer(", arguments, ");")}
    }}
 
-{_listed(f"   {result} infer(", takes, ")")}
+{listed(f"   {result} infer(", takes, ")")}
    {{
-{checks}{chr(10).join(makes)}
+{check}{chr(10).join(makes)}
       infer({call});
       return {back};
    }}
 
 private:
    static constexpr std::size_t arena_bytes = {max(self.arena_bytes, 64)};
-
+{self._size_checks(sized)}
    struct Free {{
       void operator()(unsigned char *memory) const noexcept {{ ::operator delete(memory, std::align_val_t{{64}}); }}
    }};
@@ -400,11 +397,17 @@ private:
    std::unique_ptr<unsigned char, Free> arena_;
 }};"""
 
-    def _size_check(self, symbol: Symbol, name: str) -> str:
-        """A size out of bounds is refused before anything is touched."""
-        sentence = f"{self.name}: {name} must be from {symbol.low} to {symbol.high}"
-        low = f"{name} < {symbol.low} || " if symbol.low > 0 else ""
-        return f"      if ({low}{name} > {symbol.high})\n         throw std::out_of_range({_string(sentence)});\n"
+    def _size_checks(self, parameters: Sequence[str]) -> str:
+        """The function that refuses sizes out of bounds, before anything is touched."""
+        if not parameters:
+            return ""
+        lines = ["", listed("   static void check(", parameters, ")"), "   {"]
+        for symbol, name in self.sizes.items():
+            sentence = f"{self.name}: {name} must be from {symbol.low} to {symbol.high}"
+            low = f"{name} < {symbol.low} || " if symbol.low > 0 else ""
+            lines.append(f"      if ({low}{name} > {symbol.high})")
+            lines.append(f"         throw std::out_of_range({_string(sentence)});")
+        return "\n".join([*lines, "   }", ""])
 
     def _cpu_check(self) -> str:
         """The constructor refuses a machine that cannot run the kernels, before it would crash in one."""
@@ -422,15 +425,6 @@ def _pass(port: Port, const: bool) -> str:
     if port.inner == port.cpp:
         return port.parameter
     return f"reinterpret_cast<{'const ' if const else ''}{port.inner} *>({port.parameter})"
-
-
-def _listed(head: str, items: Sequence[str], tail: str) -> str:
-    """A list in brackets on one line where it fits, else an item a line."""
-    line = f"{head}{', '.join(items)}{tail}"
-    if len(line) <= LINE:
-        return line
-    indent = "\n" + " " * (len(head) - len(head.lstrip()) + 4)
-    return f"{head}{indent}{f',{indent}'.join(items)}{tail}"
 
 
 def _memory(value: SSAValue) -> SSAValue:

@@ -19,6 +19,9 @@ from xdsl.ir import Attribute, Operation
 
 from sofie.errors import SofieError
 
+LINE = 120
+"""Columns of a line."""
+
 WIDTH = 110
 """Columns after which an expression is cut into named parts."""
 
@@ -143,12 +146,13 @@ def literal(value: float | int | bool, kind: Attribute) -> str:
     return str(value)
 
 
-def signature(head: str, parameters: Sequence[str]) -> str:
-    """The first lines of a function that never throws: on one line where it fits, else a line a parameter."""
-    joined = ", ".join(parameters)
-    if len(head) + len(joined) > WIDTH:
-        joined = "\n    " + ",\n    ".join(parameters)
-    return f"{head}{joined}) noexcept"
+def listed(head: str, items: Sequence[str], tail: str) -> str:
+    """A list in brackets on one line where it fits, else an item a line."""
+    line = f"{head}{', '.join(items)}{tail}"
+    if len(line) <= LINE:
+        return line
+    indent = "\n" + " " * (len(head) - len(head.lstrip()) + 4)
+    return f"{head}{indent}{f',{indent}'.join(items)}{tail}"
 
 
 @dataclass

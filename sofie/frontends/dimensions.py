@@ -31,13 +31,14 @@ BATCH = "batch"
 """Where no dimension has this name, it means the leading one of every input."""
 
 
-def release(graph: onnx.GraphProto, dims: Mapping[str, Dim]) -> None:
+def release(graph: onnx.GraphProto, dims: Mapping[str, Dim], constants: Set[str] = frozenset()) -> None:
     """Frees the dimensions that `dims` leaves to the run and the model fixes, or does not name.
 
     A key is the name of a dimension, "input:axis", or `BATCH`, where the leading dimensions of all inputs are the
-    same. What was stored of other shapes is forgotten.
+    same; inputs that become `constants` do not count. What was stored of other shapes is forgotten.
     """
-    inputs = [v for v in graph.input if v.name not in {i.name for i in graph.initializer}]
+    constants = constants | {i.name for i in graph.initializer}
+    inputs = [v for v in graph.input if v.name not in constants]
     tensors = {v.name: v.type.tensor_type.shape.dim for v in inputs}
     named = {d.dim_param for shape in tensors.values() for d in shape}
     freed = False

@@ -51,7 +51,7 @@ def load(
     are read from the model's folder. Raises SofieError, in one sentence, on files that are no model, opsets out of
     range, free dimensions and operators that are not known.
     """
-    model = read_model(source)
+    model = read_model(source, dims, values)
     _check_opset(model)
     return import_graph(model, dims, values)
 
@@ -76,7 +76,6 @@ def import_graph(
         forget_types(graph)
     _constants_to_initialisers(model.graph)
     _set_inputs(model.graph, dict(values or {}))
-    release(model.graph, dims or {})
     known_sizes = dict(sizes or {}) | bind_dimensions(model.graph, dict(dims or {}), set(sizes or {}))
     if faults is not None:
         _leave_out_unknown(model.graph, faults)
@@ -88,8 +87,21 @@ def import_graph(
     return Importer(model, aside, faults, known_sizes, dict(lists or {})).run()
 
 
-def read_model(source: str | Path | bytes | onnx.ModelProto) -> onnx.ModelProto:
-    """The ModelProto of a path, of bytes, or a private copy of a ModelProto; raises SofieError."""
+def read_model(
+    source: str | Path | bytes | onnx.ModelProto,
+    dims: Mapping[str, Dim] | None = None,
+    values: Mapping[str, object] | None = None,
+) -> onnx.ModelProto:
+    """The ModelProto of a path, of bytes, or a private copy of a ModelProto; raises SofieError.
+
+    The dimensions that `dims` leaves to the run are free in it, as `load` will find them; `values` are as there.
+    """
+    model = _parsed(source)
+    release(model.graph, dims or {}, set(values or {}))
+    return model
+
+
+def _parsed(source: str | Path | bytes | onnx.ModelProto) -> onnx.ModelProto:
     if isinstance(source, onnx.ModelProto):
         copy = onnx.ModelProto()
         copy.CopyFrom(source)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
+from functools import cache
 from itertools import combinations_with_replacement
 
 import numpy as np
@@ -25,8 +26,13 @@ OFFSETS = (0, 1, 2, 4, 11, 28)
 """Where a range is asked, counted from its lower end; both ends and the last but one are asked as well."""
 
 
-def points(symbols: Sequence[Symbol]) -> list[Point]:
+def points(symbols: Sequence[Symbol]) -> Sequence[Point]:
     """Where to ask about these symbols: one point without numbers where there are none."""
+    return _points(tuple(symbols))
+
+
+@cache
+def _points(symbols: tuple[Symbol, ...]) -> Sequence[Point]:
     choices = {s.name: _choices(s) for s in symbols}
     if len(symbols) <= 1:
         return [{s.name: n} for s in symbols for n in choices[s.name]] or [{}]

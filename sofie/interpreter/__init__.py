@@ -17,7 +17,7 @@ from xdsl.ir import SSAValue
 
 from sofie.dialects.types import element_of, numpy_dtype, shape_of
 from sofie.errors import SofieError, printable
-from sofie.extents import symbol_arguments
+from sofie.extents import symbols_by_argument
 from sofie.interpreter.control import ControlFunctions
 from sofie.interpreter.generic import GenericFunctions
 from sofie.interpreter.machine import Machine, poisoned
@@ -54,7 +54,7 @@ def run(module: ModuleOp, inputs: Sequence[Array]) -> list[Array]:
         raise SofieError("the module has no function @infer to run")
     attributes = list(infer.arg_attrs or [_NOTHING] * len(infer.body.block.args))
     ports = list(zip(infer.body.block.args, attributes, strict=True))
-    symbols = {argument: symbol for symbol, argument in symbol_arguments(infer).items()}
+    symbols = symbols_by_argument(infer)
     given = [port for port in ports if not _is_made(port[1]) and port[0] not in symbols]
     if len(given) != len(inputs):
         raise SofieError(f"@infer takes {len(given)} inputs, not {len(inputs)}")

@@ -362,10 +362,8 @@ def view_type(
     """The type of a part of a buffer; its offset is told where it is a number and the buffer's own is known."""
     assert isinstance(base.type, MemRefType)
     strides, start = strides_and_offset(base.type)
-    if start is not None:
-        for stride, offset in zip(strides, offsets, strict=True):
-            if start is not None:
-                start = None if isinstance(offset, SSAValue) else start + offset * stride
+    for stride, offset in zip(strides, offsets, strict=True):
+        start = None if start is None or isinstance(offset, SSAValue) else start + offset * stride
     own = [stride * step for stride, step in zip(strides, steps, strict=True)]
     return memref_type(base.type.element_type, shape, own, start)
 
@@ -377,19 +375,20 @@ def _is_run(kind: MemRefType[Attribute]) -> bool:
     return all(s == c for s, c, e in zip(strides, contiguous_strides(shape), shape, strict=True) if e != 1)
 
 
-_Rule = Callable[[_Bufferizer, Operation, bool], None]
+_Rule = Callable[..., None]
+"""Methods of a bufferizer that take an op of their own class, and whether it stands inside a group."""
 
 _RULES: dict[type[Operation], _Rule] = {
-    WeightOp: _Bufferizer._weight,  # type: ignore[dict-item]
-    tensor.EmptyOp: _Bufferizer._empty,  # type: ignore[dict-item]
-    GenericOp: _Bufferizer._generic,  # type: ignore[dict-item]
-    FusedOp: _Bufferizer._fused,  # type: ignore[dict-item]
-    tensor.ExtractSliceOp: _Bufferizer._extract_slice,  # type: ignore[dict-item]
-    tensor.InsertSliceOp: _Bufferizer._insert_slice,  # type: ignore[dict-item]
-    tensor.CollapseShapeOp: _Bufferizer._reshape,  # type: ignore[dict-item]
-    tensor.ExpandShapeOp: _Bufferizer._reshape,  # type: ignore[dict-item]
-    tensor.ExtractOp: _Bufferizer._extract,  # type: ignore[dict-item]
-    scf.ForOp: _Bufferizer._for,  # type: ignore[dict-item]
-    scf.IfOp: _Bufferizer._if,  # type: ignore[dict-item]
-    func.ReturnOp: _Bufferizer._return,  # type: ignore[dict-item]
+    WeightOp: _Bufferizer._weight,
+    tensor.EmptyOp: _Bufferizer._empty,
+    GenericOp: _Bufferizer._generic,
+    FusedOp: _Bufferizer._fused,
+    tensor.ExtractSliceOp: _Bufferizer._extract_slice,
+    tensor.InsertSliceOp: _Bufferizer._insert_slice,
+    tensor.CollapseShapeOp: _Bufferizer._reshape,
+    tensor.ExpandShapeOp: _Bufferizer._reshape,
+    tensor.ExtractOp: _Bufferizer._extract,
+    scf.ForOp: _Bufferizer._for,
+    scf.IfOp: _Bufferizer._if,
+    func.ReturnOp: _Bufferizer._return,
 }

@@ -9,9 +9,10 @@
 The lanes' loop is the one along which the accesses inside the reductions are contiguous or do not move; stores may be
 strided, they happen once. Where there is a reduction, `tile` iterations of a second loop and several vectors are
 unrolled together: one SSA vector an accumulator, so that each loaded value serves many multiply-adds. What does not
-fill a tile is done by smaller ones: fewer rows, fewer vectors, 4 lanes, single elements; every element sees the same
-operations in the same order. Declines (the scalar nest stays) for integers, comparisons, and operations that the
-emitted run-time code has no vector form of.
+fill a tile is done by smaller ones: fewer rows, fewer vectors, 4 lanes, single elements; rows of a run-time extent go
+by whole tiles, by two, one by one. Every element sees the same operations in the same order. `sofie.lanes` plans all
+that. Declines (the scalar nest stays) for integers, comparisons, and operations that the emitted run-time code has no
+vector form of.
 """
 
 from __future__ import annotations
@@ -22,31 +23,17 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from xdsl.context import Context
-from xdsl.dialects import arith, func, math, memref, scf, vector
-from xdsl.dialects.builtin import Float32Type, Float64Type, IndexType, MemRefType, ModuleOp, VectorType
+from xdsl.dialects import arith, func, memref, scf, vector
+from xdsl.dialects.builtin import IndexType, ModuleOp, VectorType
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
 
 from sofie import affine
 from sofie.dialects.sofie import FusedOp
-from sofie.dialects.types import bytes_of, element_of, strides_and_offset
+from sofie.lanes import Plan, extent_of, movement, plan_of
 from sofie.passes.lower_loops import Indices
 from sofie.rewrite import erase
-from sofie.target import Cpu, cpu
-
-ARITHMETIC = (
-    arith.AddfOp,
-    arith.SubfOp,
-    arith.MulfOp,
-    arith.DivfOp,
-    arith.NegfOp,
-    arith.MaximumfOp,
-    arith.MinimumfOp,
-)
-FUNCTIONS = (math.ExpOp, math.LogOp, math.SqrtOp, math.TanhOp, math.ErfOp)
-"""Those that math.hxx has for float vectors."""
-
-INDEX_OPS = (arith.AddiOp, arith.SubiOp, arith.MuliOp)
+from sofie.target import cpu
 
 
 @dataclass(frozen=True)
@@ -76,161 +63,6 @@ def _kernel_of(nest: scf.ParallelOp) -> Block:
         assert current is not None
         current = current.parent_op()
     return current.body.block
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What goes where: the loop on lanes, the loop of rows (None: no second loop helps), and the tile's shape."""
-
-    lanes_loop: int
-    rows_loop: int | None
-    lanes: int
-    vectors: int
-    rows: int
-
-
-def _accesses(nest: scf.ParallelOp) -> list[tuple[memref.LoadOp | memref.StoreOp, int]]:
-    """Every load and store with how often it runs per iteration of the parallel loops."""
-    found: list[tuple[memref.LoadOp | memref.StoreOp, int]] = []
-
-    def visit(block: Block, times: int) -> None:
-        for op in block.ops:
-            if isinstance(op, memref.LoadOp | memref.StoreOp):
-                found.append((op, times))
-            elif isinstance(op, scf.ForOp):
-                visit(op.body.block, times * (affine.constant(op.ub) or 1))
-
-    visit(nest.body.block, 1)
-    return found
-
-
-def _movement(op: memref.LoadOp | memref.StoreOp, loop: SSAValue) -> int | None:
-    kind = op.memref.type
-    assert isinstance(kind, MemRefType)
-    strides, _ = strides_and_offset(kind)
-    return affine.step(op.memref, list(op.indices), strides, loop)
-
-
-def plan_of(nest: scf.ParallelOp, target: Cpu, tile: int = 0) -> Plan | None:
-    """The cheapest way onto lanes, or None where there is none."""
-    if not _has_vector_form(nest):
-        return None
-    widest = max((bytes_of(element_of(op.memref)) for op, _ in _accesses(nest)), default=4)
-    lanes = max(target.lanes * 4 // widest, 2)
-    best: tuple[float, int] | None = None
-    for d, loop in enumerate(nest.body.block.args):
-        cost = _cost(nest, d, loop, lanes)
-        if cost is not None and (best is None or cost <= best[0]):  # of equals, the inner one
-            best = (cost, d)
-    if best is None:
-        return None
-    d = best[1]
-    reduces = any(isinstance(op, scf.ForOp) for op in nest.body.walk())
-    extent = _extent(nest, d)
-    assert extent is not None  # its cost is known
-    whole = max(extent // lanes, 1)
-    if not reduces:
-        return Plan(d, None, lanes, 1, 1)
-    rows_loop = _rows_loop(nest, d)
-    budget = target.registers - 4
-    if rows_loop is None:
-        return Plan(d, None, lanes, min(whole, 8), 1)
-    vectors = min(whole, 2)
-    most = tile or budget // vectors
-    rows = _extent(nest, rows_loop)
-    return Plan(d, rows_loop, lanes, vectors, _rows(MANY_ROWS if rows is None else rows, vectors, most))
-
-
-MANY_ROWS = 960
-"""What the rows of a run-time extent are taken for when a tile's height is chosen: a multiple of every height."""
-
-
-def _extent(nest: scf.ParallelOp, d: int) -> int | None:
-    """The extent of a loop, None where only the run knows it."""
-    return affine.constant(nest.upperBound[d])
-
-
-def _has_vector_form(nest: scf.ParallelOp) -> bool:
-    """Whether every op of the nest can work on lanes, whichever loop they hold."""
-    allowed = (
-        *ARITHMETIC,
-        *FUNCTIONS,
-        *INDEX_OPS,
-        arith.ConstantOp,
-        memref.LoadOp,
-        memref.StoreOp,
-        scf.ForOp,
-        scf.YieldOp,
-        scf.ReduceOp,
-    )
-    for op in nest.body.walk():
-        if not isinstance(op, allowed):
-            return False
-        floats = [v.type for v in [*op.operands, *op.results] if not isinstance(v.type, IndexType)]
-        if isinstance(op, FUNCTIONS) and not all(isinstance(t, Float32Type) for t in floats):
-            if not isinstance(op, math.SqrtOp):
-                return False
-        if isinstance(op, memref.LoadOp | memref.StoreOp) and not isinstance(
-            element_of(op.memref), Float32Type | Float64Type
-        ):
-            return False
-    kinds = {element_of(op.memref) for op, _ in _accesses(nest)}
-    return len(kinds) == 1 and not any(
-        isinstance(op, math.SqrtOp) and isinstance(op.result.type, Float64Type) for op in nest.body.walk()
-    )
-
-
-def _cost(nest: scf.ParallelOp, d: int, loop: SSAValue, lanes: int) -> float | None:
-    """Cost per element with loop `d` on lanes; None where its loads would have to be gathered."""
-    extent = _extent(nest, d)
-    if extent is None or extent < 4 or affine.constant(nest.step[d]) != 1:
-        return None
-    small = 4 if lanes > 4 else lanes
-    wide, rest = divmod(extent, lanes)
-    steps = wide + rest // small + rest % small
-    cost = 0.0
-    for op, times in _accesses(nest):
-        moved = _movement(op, loop)
-        if moved is None or (moved not in (0, 1) and isinstance(op, memref.LoadOp)):
-            return None
-        cost += times * (steps / extent if moved in (0, 1) else 1.0)
-    return cost
-
-
-def _rows_loop(nest: scf.ParallelOp, lanes_loop: int) -> int | None:
-    """The loop along which the most vector loads can be kept: they do not move with it."""
-    across = nest.body.block.args[lanes_loop]
-    best: tuple[int, int, int] | None = None
-    for d, loop in enumerate(nest.body.block.args):
-        extent = _extent(nest, d)
-        if d == lanes_loop or (extent is not None and extent < 2):
-            continue
-        kept = sum(
-            times
-            for op, times in _accesses(nest)
-            if isinstance(op, memref.LoadOp) and _movement(op, across) == 1 and _movement(op, loop) == 0
-        )
-        if any(_movement(op, loop) is None for op, _ in _accesses(nest)):
-            continue
-        candidate = (kept, min(extent or 16, 16), d)
-        if kept and (best is None or candidate > best):
-            best = candidate
-    return None if best is None else best[2]
-
-
-def _rows(extent: int, vectors: int, most: int) -> int:
-    """The tile height that costs the fewest cycles over all rows, the last and shorter tile included.
-
-    A tile of m rows takes max(multiply-adds, loads) at two a cycle, and at least the latency of one chain.
-    """
-
-    def cycles(rows: int) -> float:
-        return max(rows * vectors, rows + vectors, 8) / 2 if rows else 0.0
-
-    best = min(
-        range(1, max(min(most, extent), 1) + 1), key=lambda m: ((extent // m) * cycles(m) + cycles(extent % m), -m)
-    )
-    return best
 
 
 @dataclass(frozen=True)
@@ -298,7 +130,7 @@ class _Tiler:
         if plan.rows_loop is None:
             self._tile(body, loops, lanes, count, 1)
         else:
-            extent = _extent(self.nest, plan.rows_loop)
+            extent = extent_of(self.nest, plan.rows_loop)
             if tier is not None:
                 inner = Block(arg_types=[IndexType()])
                 inner.args[0].name_hint = self.nest.body.block.args[plan.rows_loop].name_hint
@@ -320,7 +152,7 @@ class _Tiler:
         Fewer rows leave registers for more vectors, so that there are as many sums under way.
         """
         plan = self.plan
-        if plan.rows_loop is None or _extent(self.nest, plan.rows_loop) is not None:
+        if plan.rows_loop is None or extent_of(self.nest, plan.rows_loop) is not None:
             return [None]
         count, start = self.nest.upperBound[plan.rows_loop], self.indices.constant(0)
         tiers: list[Tier | None] = []
@@ -338,13 +170,13 @@ class _Tiler:
         return tiers
 
     def _whole_vectors(self) -> int:
-        extent = _extent(self.nest, self.plan.lanes_loop)
+        extent = extent_of(self.nest, self.plan.lanes_loop)
         assert extent is not None
         return max(extent // self.plan.lanes, 1)
 
     def _lane_segments(self, vectors: int) -> Iterable[tuple[int, int, int, int]]:
         """(lanes, vectors, start, end): whole tiles, then what is left by fewer vectors, 4 lanes, single elements."""
-        plan, extent = self.plan, _extent(self.nest, self.plan.lanes_loop)
+        plan, extent = self.plan, extent_of(self.nest, self.plan.lanes_loop)
         assert extent is not None
         start = 0
         for lanes in dict.fromkeys((plan.lanes, min(plan.lanes, 8), min(plan.lanes, 4))):
@@ -523,7 +355,7 @@ class _TileEmitter:
 
     def _stores(self, op: memref.StoreOp) -> None:
         across = self.tiler.nest.body.block.args[self.tiler.plan.lanes_loop]
-        moved = _movement(op, across)
+        moved = movement(op, across)
         rows = any(self.tiler.moves.get(v, (False, False))[0] for v in op.operands)
         lanes = any(self.tiler.moves.get(v, (False, False))[1] for v in op.operands)
         for instance in itertools.product(range(self.rows if rows else 1), range(self.count if lanes else 1)):

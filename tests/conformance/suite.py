@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -51,16 +52,17 @@ def operators() -> list[str]:
     return sorted(lines)
 
 
-def _model(case: object) -> onnx.ModelProto:
-    return case.model if case.model is not None else onnx.load(Path(case.model_dir) / "model.onnx")  # type: ignore[attr-defined]
+def _model(case: Any) -> onnx.ModelProto:
+    return case.model if case.model is not None else onnx.load(Path(case.model_dir) / "model.onnx")
 
 
-def _data(case: object) -> Iterator[tuple[list[object], list[object]]]:
-    if case.data_sets is not None:  # type: ignore[attr-defined]
-        for sides in case.data_sets:  # type: ignore[attr-defined]
-            yield tuple([_array(value) for value in side] for side in sides)  # type: ignore[misc]
+def _data(case: Any) -> Iterator[tuple[list[object], list[object]]]:
+    if case.data_sets is not None:
+        for sides in case.data_sets:
+            inputs, outputs = ([_array(value) for value in side] for side in sides)
+            yield inputs, outputs
         return
-    for folder in sorted(Path(case.model_dir).glob("test_data_set_*")):  # type: ignore[attr-defined]
+    for folder in sorted(Path(case.model_dir).glob("test_data_set_*")):
         yield tuple(  # type: ignore[misc]
             [
                 numpy_helper.to_array(onnx.load_tensor(folder / f"{kind}_{k}.pb"))
@@ -75,7 +77,7 @@ def _array(value: object) -> object:
     return numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
 
 
-def run(case: object) -> int:
+def run(case: Any) -> int:
     """Runs one test and compares as ONNX's runner does; returns the kernels it ran. Raises on any failure.
 
     A program with inputs of which no kernel reads one was computed when compiling: it counts as no kernel.
@@ -86,7 +88,7 @@ def run(case: object) -> int:
             want = np.asarray(want)
             assert got.dtype == want.dtype, f"{got.dtype} where {want.dtype} is expected"
             assert got.shape == want.shape, f"{got.shape} where {want.shape} is expected"
-            np.testing.assert_allclose(got, want, rtol=case.rtol, atol=case.atol)  # type: ignore[attr-defined]
+            np.testing.assert_allclose(got, want, rtol=case.rtol, atol=case.atol)
     program = rep.model.program
     return program.kernel_calls if program.reads_inputs or not program.inputs else 0
 
@@ -100,12 +102,12 @@ class Outcome:
     failure: str = ""
 
 
-def outcome(case: object) -> Outcome:
+def outcome(case: Any) -> Outcome:
     """Runs one test and never raises."""
     try:
-        return Outcome(case.name, run(case))  # type: ignore[attr-defined]
+        return Outcome(case.name, run(case))
     except Exception as error:
-        return Outcome(case.name, 0, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")  # type: ignore[attr-defined]
+        return Outcome(case.name, 0, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
 
 
 def main() -> int:

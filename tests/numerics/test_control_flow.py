@@ -17,6 +17,7 @@ from sofie.dialects.onnx import OnnxOp
 from sofie.errors import UnsupportedError
 from sofie.frontends.onnx import load
 from tests import models
+from tests.numerics.levels import SPARE
 
 N = helper.make_node
 BOOL, INT64, UINT8 = TensorProto.BOOL, TensorProto.INT64, TensorProto.UINT8
@@ -181,15 +182,6 @@ CASES = {
         {"W": models.normal(1, 4, 4), "R": models.normal(1, 4, 4), "flat": np.array([3, 4]), "axis": np.array([1])},
     ),
 }
-LEVELS = (
-    "",
-    "fuse",
-    "fuse,pack-weights,assign-destinations",
-    "fuse,pack-weights,assign-destinations,bufferize,plan-memory",
-    "fuse,lower{cpu=portable}",
-    "lower{cpu=scalar in-place=false share=false}",
-    "lower{cpu=scalar}",
-)
 
 
 def feeds(case: onnx.ModelProto, condition: bool) -> dict[str, np.ndarray]:
@@ -197,7 +189,7 @@ def feeds(case: onnx.ModelProto, condition: bool) -> dict[str, np.ndarray]:
     return {"x": np.abs(models.normal(3, 4)), "c": np.full(shape, condition)}
 
 
-@pytest.mark.parametrize("spec", LEVELS)
+@pytest.mark.parametrize("spec", SPARE)
 @pytest.mark.parametrize("name", CASES)
 def test_every_level(name: str, spec: str) -> None:
     """A pass that breaks a branch: a result left where the other branch wrote, a shared byte, a captured value lost."""

@@ -171,18 +171,8 @@ BY_ORT = ("GatherElements", "ScatterND", "ReverseSequence", "ConvTranspose", "Lp
 """Rows whose reference implementation refuses attributes or is itself at fault; ONNX Runtime answers, where it can."""
 
 
-def random(kind: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    generator = np.random.default_rng(seed)
-    if kind in FLOATS:
-        return generator.standard_normal(shape).astype(kind)
-    if kind == "bool":
-        return generator.random(shape) < 0.5
-    information = np.iinfo(kind)
-    return generator.integers(information.min, information.max, shape, dtype=kind, endpoint=True)
-
-
 def case(row: Row, kind: str) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
-    feeds = {name: random(kind, shape, k) for k, (name, shape) in enumerate(row.inputs.items())} | row.given
+    feeds = {name: models.random(kind, shape, k) for k, (name, shape) in enumerate(row.inputs.items())} | row.given
     codes = {name: helper.np_dtype_to_tensor_dtype(value.dtype) for name, value in feeds.items()}
     code = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
     kinds = {name: onnx.TensorProto.INT64 if name == "i" else code for name in row.outputs} | codes

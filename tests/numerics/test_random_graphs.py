@@ -14,6 +14,7 @@ from sofie.compiler import Options, compile_model
 from sofie.frontends.onnx import load
 from sofie.target import native
 from tests.numerics.graphs import models
+from tests.numerics.levels import LEVELS
 
 pytestmark = pytest.mark.usefixtures("needs_compiler")
 
@@ -128,16 +129,6 @@ def test_no_write_overtakes_a_read() -> None:
             assert_close(got, wide, narrow, f"without {without}")
 
     agrees()
-
-
-LEVELS = (
-    "",
-    "fuse",
-    "fuse,pack-weights,assign-destinations",
-    "fuse,pack-weights,assign-destinations,bufferize,plan-memory",
-    "fuse,lower{cpu=portable}",
-)
-"""Pipelines that end at each level, and between."""
 
 
 def test_every_level_means_what_the_model_means() -> None:

@@ -12,6 +12,7 @@ from sofie import interpreter, pipeline, verdict
 from sofie.compiler import Options, compile_model
 from sofie.errors import UnsupportedError
 from sofie.frontends.onnx import load
+from tests.numerics.levels import SPARE
 from tests.numerics.recurrent import ACTIVATIONS, FUNCTIONS, Case, truth
 
 OPERATORS = ("RNN", "GRU", "LSTM")
@@ -134,16 +135,6 @@ def test_compiled(name: str) -> None:
     assert_as_good_as_runtime(CASES[name], arrays, run_compiled(CASES[name], arrays))
 
 
-LEVELS = (
-    "",
-    "fuse",
-    "fuse,pack-weights,assign-destinations",
-    "fuse,pack-weights,assign-destinations,bufferize,plan-memory",
-    "fuse,lower{cpu=portable}",
-    "lower{cpu=scalar in-place=false share=false}",
-)
-"""Pipelines that end at each level, and one that leaves much out."""
-
 SMALL = {"steps": 3, "batch": 2, "inputs": 2, "hidden": 4}
 BOTH = {"direction": "bidirectional"}
 SHAPES = {
@@ -155,7 +146,7 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("spec", LEVELS)
+@pytest.mark.parametrize("spec", SPARE)
 @pytest.mark.parametrize("name", SHAPES)
 def test_every_level(name: str, spec: str) -> None:
     """A pass that breaks a loop: a carried buffer overwritten too early, a slice of the wrong step, a shared byte."""

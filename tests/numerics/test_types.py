@@ -204,16 +204,6 @@ ROWS: dict[str, tuple[tuple[str, ...], list[onnx.NodeProto], dict[str, tuple[int
 }
 
 
-def random(kind: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    generator = np.random.default_rng(seed)
-    if kind in FLOATS:
-        return generator.standard_normal(shape).astype(kind)
-    if kind == "bool":
-        return generator.random(shape) < 0.5
-    information = np.iinfo(kind)
-    return generator.integers(information.min, information.max, shape, dtype=kind, endpoint=True)
-
-
 @pytest.mark.parametrize(("row", "kind"), [(row, kind) for row, (kinds, *_) in ROWS.items() for kind in kinds])
 def test_operator_is_right_on_this_type(row: str, kind: str) -> None:
     """Signedness, width or precision lost on the way."""
@@ -222,7 +212,7 @@ def test_operator_is_right_on_this_type(row: str, kind: str) -> None:
     weights = {**weights, **({"one": np.array(3, kind)} if "one" in used else {})}
     code = helper.np_dtype_to_tensor_dtype(np.dtype(kind))
     model = models.build(nodes, inputs, ["y"], weights, {**dict.fromkeys(inputs, code), "y": code}, opset=22)
-    feeds = {name: random(kind, shape, k) for k, (name, shape) in enumerate(inputs.items())}
+    feeds = {name: models.random(kind, shape, k) for k, (name, shape) in enumerate(inputs.items())}
     if row == "Gemm":  # the reference multiplies by alpha in float64
         feeds = {k: v if kind in FLOATS else v % 100 for k, v in feeds.items()}
     if "low" in feeds:

@@ -346,8 +346,9 @@ class Lowering:
         if math.prod(shape_of(x)) == 0:
             return into
         steps = list(strides or [1] * len(offsets))
-        at, size = extents.mixed(offsets, self.op), extents.mixed(shape_of(x), self.op)
-        return self.insert(insert_slice_op(x, into, at, size, steps))
+        places = (extents.mixed(offsets, self.op), extents.mixed(shape_of(x), self.op))
+        at, size = (split_dynamic_index_list(place, DYNAMIC_INDEX) for place in places)
+        return self.insert(tensor.InsertSliceOp.get(x, into, size[0], at[0], steps, at[1], size[1]))
 
     def concat(self, parts: Sequence[SSAValue], axis: int) -> SSAValue:
         """`numpy.concatenate`."""
@@ -419,18 +420,6 @@ def reshape_steps(old: Sequence[int], new: Sequence[int]) -> list[Step]:
 
 def _listed(shape: Sequence[int]) -> str:
     return f"({', '.join(map(str, shape))})"
-
-
-def insert_slice_op(
-    x: SSAValue,
-    into: SSAValue,
-    offsets: Sequence[SSAValue | int],
-    shape: Sequence[SSAValue | int],
-    strides: Sequence[SSAValue | int],
-) -> tensor.InsertSliceOp:
-    """One `tensor.insert_slice` from numbers and values."""
-    at, size, step = (split_dynamic_index_list(part, DYNAMIC_INDEX) for part in (offsets, shape, strides))
-    return tensor.InsertSliceOp.get(x, into, size[0], at[0], step[0], at[1], size[1], step[1])
 
 
 def reassociation(groups: Sequence[Sequence[int]]) -> ArrayAttr[ArrayAttr[IntegerAttr]]:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 
 from xdsl.dialects import arith, tensor
 from xdsl.dialects.builtin import IndexType, i1, i64
-from xdsl.dialects.linalg import ops as linalg
 from xdsl.ir import BlockArgument, SSAValue
 from xdsl.ir.affine import AffineExpr, AffineMap
 
@@ -24,11 +23,6 @@ from sofie.passes.lower_onnx.builder import Lowering
 from sofie.passes.lower_onnx.scalars import Scalars
 
 _INDEX = IndexType()
-
-
-def loop(s: Scalars, dimension: int) -> SSAValue:
-    """The variable of a loop, of type index."""
-    return s.insert(linalg.IndexOp(dimension))
 
 
 def position(build: Lowering, s: Scalars, index: SSAValue, extent: int) -> SSAValue:
@@ -69,8 +63,8 @@ def gather(op: OnnxOp, build: Lowering) -> SSAValue:
     read = structured.dims_map(rank, list(range(axis, axis + picked)))
 
     def where(s: Scalars, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
-        before = [loop(s, d) for d in range(axis)]
-        return [*before, position(build, s, args[0], shape[axis]), *(loop(s, d) for d in range(axis + picked, rank))]
+        before = [s.loop(d) for d in range(axis)]
+        return [*before, position(build, s, args[0], shape[axis]), *(s.loop(d) for d in range(axis + picked, rank))]
 
     return gather_at(build, x, build.result_shape(), [(indices, read)], where)
 
@@ -83,7 +77,7 @@ def gather_elements(op: OnnxOp, build: Lowering) -> SSAValue:
     axis = build.axis("axis", len(shape))
 
     def where(s: Scalars, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
-        return [position(build, s, args[0], e) if a == axis else loop(s, a) for a, e in enumerate(shape)]
+        return [position(build, s, args[0], e) if a == axis else s.loop(a) for a, e in enumerate(shape)]
 
     return gather_at(build, x, build.result_shape(), [(indices, structured.identity(len(shape)))], where)
 
@@ -98,8 +92,8 @@ def gather_nd(op: OnnxOp, build: Lowering) -> SSAValue:
 
     def where(s: Scalars, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
         coordinates = [position(build, s, args[k], shape[batches + k]) for k in range(depth)]
-        rest = [loop(s, d) for d in range(len(lead), rank)]
-        return [*(loop(s, d) for d in range(batches)), *coordinates, *rest]
+        rest = [s.loop(d) for d in range(len(lead), rank)]
+        return [*(s.loop(d) for d in range(batches)), *coordinates, *rest]
 
     return gather_at(build, x, build.result_shape(), [(indices, read) for read in reads], where)
 
@@ -117,11 +111,11 @@ def reverse_sequence(op: OnnxOp, build: Lowering) -> SSAValue:
     time, batch = build.axis("time_axis", rank), build.axis("batch_axis", rank)
 
     def where(s: Scalars, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
-        step, length = loop(s, time), s.insert(arith.IndexCastOp(args[0], _INDEX))
+        step, length = s.loop(time), s.insert(arith.IndexCastOp(args[0], _INDEX))
         last = s.insert(arith.SubiOp(length, s.constant(1, _INDEX)))
         mirrored = s.insert(arith.SubiOp(last, step))
         turned = s.select(s.insert(arith.CmpiOp(step, length, "slt")), mirrored, step)
-        return [turned if a == time else loop(s, a) for a in range(rank)]
+        return [turned if a == time else s.loop(a) for a in range(rank)]
 
     return gather_at(build, x, shape_of(x), [(lengths, structured.dims_map(rank, [batch]))], where)
 
@@ -162,7 +156,7 @@ def scatter_elements(op: OnnxOp, build: Lowering) -> SSAValue:
 
     def fn(s: Scalars, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
         index, update, old = args
-        hit = same(s, position(build, s, index, shape[axis]), loop(s, axis))
+        hit = same(s, position(build, s, index, shape[axis]), s.loop(axis))
         return [s.select(hit, combine(s, old, update), old)]
 
     start = build.copy(part)
@@ -192,7 +186,7 @@ def scatter_nd(op: OnnxOp, build: Lowering) -> SSAValue:
         *coordinates, update, old = args
         hit = s.constant(True, i1)
         for a, coordinate in enumerate(coordinates):
-            hit = s.insert(arith.AndIOp(hit, same(s, position(build, s, coordinate, shape[a]), loop(s, a))))
+            hit = s.insert(arith.AndIOp(hit, same(s, position(build, s, coordinate, shape[a]), s.loop(a))))
         return [s.select(hit, combine(s, old, update), old)]
 
     inputs = [*[indices] * depth, updates]
@@ -218,17 +212,17 @@ def top_k(op: OnnxOp, build: Lowering) -> Sequence[SSAValue]:
     def count(s: Scalars, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
         mine, other, before = args
         high, low = (other, mine) if largest else (mine, other)
-        earlier = s.insert(arith.CmpiOp(loop(s, rank), loop(s, axis), "slt"))
+        earlier = s.insert(arith.CmpiOp(s.loop(rank), s.loop(axis), "slt"))
         tied_or_better = s.insert(arith.XOrIOp(_above(s, low, high), s.constant(True, i1)))
         precedes = s.select(earlier, tied_or_better, _above(s, high, low))
         return [s.select(precedes, s.insert(arith.AddiOp(before, s.constant(1, i64))), before)]
 
     def pick(s: Scalars, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
         value, place, best, index = args
-        hit = same(s, s.insert(arith.IndexCastOp(place, _INDEX)), loop(s, axis))
+        hit = same(s, s.insert(arith.IndexCastOp(place, _INDEX)), s.loop(axis))
         return [
             s.select(hit, value, best),
-            s.select(hit, s.insert(arith.IndexCastOp(loop(s, rank), i64)), index),
+            s.select(hit, s.place(rank), index),
         ]
 
     places = build.generic([x, x], [build.fill(0, shape, i64)], [here, there, here], count, [rank])[0]
@@ -257,7 +251,7 @@ def one_hot(op: OnnxOp, build: Lowering) -> SSAValue:
 
     def fn(s: Scalars, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
         index = s.cast(args[0], i64)  # indices may be of any type, unsigned and float too
-        return [s.select(same(s, position(build, s, index, shape[axis]), loop(s, axis)), args[2], args[1])]
+        return [s.select(same(s, position(build, s, index, shape[axis]), s.loop(axis)), args[2], args[1])]
 
     destination = build.empty(shape, element_of(values))
     return build.generic([indices, values, values], [destination], [read, *either, structured.identity(rank)], fn)[0]

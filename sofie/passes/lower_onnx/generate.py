@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from xdsl.dialects import arith
-from xdsl.dialects.builtin import IndexType, i64
+from xdsl.dialects.builtin import IndexType
 from xdsl.ir import BlockArgument, SSAValue
 
 from sofie import structured
@@ -14,7 +14,6 @@ from sofie.dialects.onnx import OnnxOp
 from sofie.dialects.types import element_of, shape_of
 from sofie.passes.lower_onnx import lowers
 from sofie.passes.lower_onnx.builder import Fn, Lowering
-from sofie.passes.lower_onnx.gather import loop
 from sofie.passes.lower_onnx.scalars import Scalars
 
 _INDEX = IndexType()
@@ -22,7 +21,7 @@ _INDEX = IndexType()
 
 def _diagonal(s: Scalars, rank: int) -> SSAValue:
     """The diagonal of a matrix that an element lies on: column - row."""
-    return s.insert(arith.SubiOp(loop(s, rank - 1), loop(s, rank - 2)))
+    return s.insert(arith.SubiOp(s.loop(rank - 1), s.loop(rank - 2)))
 
 
 @lowers("Range")
@@ -32,7 +31,7 @@ def range_(op: OnnxOp, build: Lowering) -> SSAValue:
     (count,), kind = build.result_shape(), element_of(start)
 
     def fn(s: Scalars, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
-        place = s.cast(s.insert(arith.IndexCastOp(loop(s, 0), i64)), kind)
+        place = s.cast(s.place(0), kind)
         return [s.add(args[0], s.mul(place, args[1]))]
 
     one = structured.dims_map(1, [None])
@@ -117,7 +116,7 @@ def _running_along(op: OnnxOp, build: Lowering, axis: int, neutral: int, fn: Fn)
     predicate = ("sg" if op.integer("reverse") else "sl") + ("t" if op.integer("exclusive") else "e")
 
     def body(s: Scalars, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
-        counts = s.insert(arith.CmpiOp(loop(s, rank), loop(s, axis), predicate))
+        counts = s.insert(arith.CmpiOp(s.loop(rank), s.loop(axis), predicate))
         return [s.select(counts, fn(s, args[1], args[0]), args[1])]
 
     return build.generic([x], [build.fill(neutral, shape, kind)], [there, here], body, [rank])[0]

@@ -6,9 +6,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from xdsl.dialects import arith
-from xdsl.dialects.builtin import i64
-from xdsl.dialects.linalg import ops as linalg
 from xdsl.ir import Attribute, SSAValue
 from xdsl.ir.affine import AffineExpr
 
@@ -65,7 +62,7 @@ def hardmax(op: OnnxOp, build: Lowering) -> SSAValue:
     best = position_of_extremum(build, x, axis, largest=True, last=False)
 
     def fn(s: Scalars, args: Sequence[SSAValue]) -> list[SSAValue]:
-        place = s.insert(arith.IndexCastOp(s.insert(linalg.IndexOp(axis)), i64))
+        place = s.place(axis)
         return [s.select(s.compare("eq", place, args[0]), s.constant(1, kind), s.constant(0, kind))]
 
     maps = [build.broadcast_map(shape_of(best), shape), structured.identity(len(shape))]

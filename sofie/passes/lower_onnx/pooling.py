@@ -9,7 +9,6 @@ from math import prod
 import numpy as np
 from xdsl.dialects import arith, math
 from xdsl.dialects.builtin import i64
-from xdsl.dialects.linalg import ops as linalg
 from xdsl.ir import BlockArgument, SSAValue
 from xdsl.ir.affine import AffineExpr, AffineMap
 
@@ -79,16 +78,15 @@ def _flat_index(s: Scalars, windows: Windows, inputs: Sequence[int], column_majo
         spatial = list(reversed(contiguous_strides(list(reversed(inputs[2:])))))
     plane = int(np.prod(inputs[2:]))
 
-    def loop(d: int) -> SSAValue:
-        return s.insert(arith.IndexCastOp(s.insert(linalg.IndexOp(d)), i64))
-
     def times(x: SSAValue, factor: int) -> SSAValue:
         return x if factor == 1 else s.mul(x, s.constant(factor, i64))
 
-    flat = s.add(times(loop(0), inputs[1] * plane), times(loop(1), plane))
+    flat = s.add(times(s.place(0), inputs[1] * plane), times(s.place(1), plane))
     inside: SSAValue | None = None
     for a in range(windows.rank):
-        at = s.add(times(loop(2 + a), windows.strides[a]), times(loop(2 + windows.rank + a), windows.dilations[a]))
+        at = s.add(
+            times(s.place(2 + a), windows.strides[a]), times(s.place(2 + windows.rank + a), windows.dilations[a])
+        )
         at = s.sub(at, s.constant(windows.before[a], i64))
         flat = s.add(flat, times(at, spatial[a]))
         low = s.insert(arith.CmpiOp(at, s.constant(0, i64), "sge"))

@@ -7,9 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from xdsl.dialects import arith
 from xdsl.dialects.builtin import f32, f64, i64
-from xdsl.dialects.linalg import ops as linalg
 from xdsl.ir import Attribute, SSAValue
 
 from sofie import structured
@@ -146,7 +144,7 @@ def position_of_extremum(build: Lowering, x: SSAValue, axis: int, largest: bool,
 
     def fn(s: Scalars, args: Sequence[SSAValue]) -> list[SSAValue]:
         value, best, at = args
-        place = s.insert(arith.IndexCastOp(s.insert(linalg.IndexOp(axis)), i64))
+        place = s.place(axis)
         better = s.compare(predicate, value, best)
         return [s.select(better, value, best), s.select(better, place, at)]
 

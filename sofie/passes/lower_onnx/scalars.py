@@ -8,7 +8,8 @@ from typing import cast
 
 from xdsl.builder import Builder
 from xdsl.dialects import arith, math
-from xdsl.dialects.builtin import AnyFloat, FloatAttr, IndexType, IntegerAttr, IntegerType, i1
+from xdsl.dialects.builtin import AnyFloat, FloatAttr, IndexType, IntegerAttr, IntegerType, i1, i64
+from xdsl.dialects.linalg import ops as linalg
 from xdsl.ir import Attribute, Operation, SSAValue
 
 from sofie.dialects.types import bytes_of, is_float
@@ -91,6 +92,14 @@ class Scalars:
     def insert(self, op: Operation) -> SSAValue:
         """Inserts any op of one result."""
         return self._builder.insert(op).results[0]
+
+    def loop(self, dimension: int) -> SSAValue:
+        """The variable of a loop around the body, of type index."""
+        return self.insert(linalg.IndexOp(dimension))
+
+    def place(self, dimension: int) -> SSAValue:
+        """The variable of a loop around the body, as an int64."""
+        return self.insert(arith.IndexCastOp(self.loop(dimension), i64))
 
     def _binary(self, name: str, a: SSAValue, b: SSAValue) -> SSAValue:
         table = _FLOAT if is_float(a.type) else _UNSIGNED if self._unsigned or a.type == i1 else _SIGNED

@@ -25,7 +25,14 @@ from xdsl.ir import Attribute, Block, Region, SSAValue
 
 from sofie.dialects.onnx import DOMAINS, GraphYieldOp, OnnxOp, attribute_from_proto, op_classes
 from sofie.dialects.sofie import ExtentsOp, WeightOp
-from sofie.dialects.types import element_from_numpy, element_from_onnx, numpy_dtype, shape_of_type
+from sofie.dialects.types import (
+    element_from_numpy,
+    element_from_onnx,
+    element_of,
+    numpy_dtype,
+    shape_of,
+    shape_of_type,
+)
 from sofie.dialects.types import tensor as tensor_type
 from sofie.errors import SofieError, UnsupportedError, printable
 from sofie.extents import SIZE, size_attribute
@@ -69,6 +76,13 @@ class Sized:
 
     extents: Array
     dtype: np.dtype[np.generic]
+
+    @staticmethod
+    def of(op: ExtentsOp) -> Sized:
+        """The value of an op that holds one."""
+        extents = np.empty(len(op.values), object)
+        extents[:] = op.values
+        return Sized(extents.reshape(shape_of(op.result)), numpy_dtype(element_of(op.result)))
 
 
 @dataclass
@@ -358,17 +372,18 @@ class Importer:
         names = [n for n in node.input if n]
         known = {n: self._known_at(n, point) for n in names}
         data = {n: a for n, a in known.items() if a is not None and a.size <= FOLD_ELEMENTS}
+        types = {n: self._type_at(n, point) for n in names}
         try:
             inferred = shape_inference.infer_node_outputs(
                 op_class.SCHEMA,
                 node,
-                {n: self._type_at(n, point) for n in names},
+                types,
                 {n: numpy_helper.from_array(np.asarray(a), n) for n, a in data.items() if a.ndim <= 1},
                 opset_imports=[onnx.helper.make_opsetid(d, v) for d, v in DOMAINS.items()],
             )
         except Exception as error:
             raise SofieError(f"its shapes do not fit: {printable(str(error), 300)}{_at(point)}") from error
-        complete(node, inferred, {n: self._type_at(n, point) for n in names})
+        complete(node, inferred, types)
         missing = [n for n in node.output if n and n not in inferred]
         if missing:
             raise UnsupportedError(f"the type of its output {printable(missing[0])!r} cannot be inferred")

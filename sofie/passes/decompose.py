@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
-import numpy as np
 import onnx
 from onnx import numpy_helper
 from xdsl.context import Context
@@ -22,7 +21,7 @@ from xdsl.passes import ModulePass
 
 from sofie.dialects.onnx import DOMAINS, OnnxOp
 from sofie.dialects.sofie import ExtentsOp, WeightOp
-from sofie.dialects.types import element_of, element_to_onnx, numpy_dtype, shape_of
+from sofie.dialects.types import element_of, element_to_onnx, shape_of
 from sofie.errors import SofieError
 from sofie.extents import function_of, symbol_arguments
 from sofie.frontends.importer import Sized
@@ -114,13 +113,8 @@ def _sizes(op: OnnxOp) -> dict[str, Size]:
 
 def _lists(op: OnnxOp) -> dict[str, Sized]:
     """The operands that are lists of sizes, by their names in the body."""
-    found: dict[str, Sized] = {}
-    for k, value in enumerate(op.inputs):
-        if value is not None and isinstance(value.owner, ExtentsOp):
-            extents = np.empty(len(value.owner.values), object)
-            extents[:] = value.owner.values
-            found[f"i{k}"] = Sized(extents.reshape(shape_of(value)), numpy_dtype(element_of(value)))
-    return found
+    owners = [(k, value.owner) for k, value in enumerate(op.inputs) if value is not None]
+    return {f"i{k}": Sized.of(owner) for k, owner in owners if isinstance(owner, ExtentsOp)}
 
 
 def _body(op: OnnxOp, node: onnx.NodeProto) -> onnx.FunctionProto | None:

@@ -20,10 +20,11 @@ import onnx
 
 from sofie import feeds as inputs
 from sofie.bisect import Finding, Intermediate, Sample, Search
-from sofie.compiler import Model, Options, Progress, Source, compile_model, conform, default_name
+from sofie.compiler import LateModel, Model, Options, Progress, Source, compile_model, conform, default_name
 from sofie.errors import SofieError, printable
 from sofie.executors import Witnesses
 from sofie.frontends.onnx import read_model
+from sofie.frontends.operands import needed
 from sofie.verdict import OutputReport, Tally
 from sofie.weights import Array
 
@@ -77,6 +78,8 @@ def check(
     if feeds is not None:
         options = inputs.bind(options, proto.graph, feeds)
     model = compile_model(proto, options, default_name(source), progress)
+    if isinstance(model, LateModel):
+        raise needed(model.telling)
     drawn = [feeds] if feeds is not None else _drawn(model, samples, np.random.default_rng(seed))
     given = [_sample(arrays, model, proto.graph, options.values) for arrays in drawn]
     judge = _Judge(proto, model)

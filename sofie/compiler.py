@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,11 @@ from sofie import jit, pipeline, weight_file
 from sofie.emit.cmake import cmake_target
 from sofie.emit.cpp import Port, Program
 from sofie.errors import SofieError, printable
+from sofie.feeds import check_names, names_of_inputs
 from sofie.files import write
 from sofie.frontends.dimensions import Dim
-from sofie.frontends.onnx import load
+from sofie.frontends.onnx import inline_functions, load, read_model
+from sofie.frontends.operands import needed, operand_inputs
 from sofie.naming import Namer, identifier
 from sofie.sizes import bind
 from sofie.target import cpu as cpu_named
@@ -32,8 +35,8 @@ class Options:
     """How a model is compiled.
 
     dims: sizes of free dimensions, by name or "input:axis"; a pair (low, high) leaves one to the run. values: inputs
-    that become constants. cpu: a name of `sofie.target`. blas: "none" or "cblas". passes: the pipeline. without:
-    optional passes to leave out.
+    that become constants. operands: what inputs will be that tell shapes or axes. cpu: a name of `sofie.target`. blas:
+    "none" or "cblas". passes: the pipeline. without: optional passes to leave out.
     """
 
     dims: Mapping[str, Dim] = field(default_factory=dict)
@@ -43,6 +46,7 @@ class Options:
     passes: str = pipeline.DEFAULT
     without: Sequence[str] = ()
     verify_each: bool = False
+    operands: Mapping[str, Array] = field(default_factory=dict)
 
     def stages(self) -> list[pipeline.Stage]:
         """The passes to run. Raises SofieError on names that do not exist."""
@@ -66,7 +70,7 @@ def lower(source: Source | ModuleOp, name: str, options: Options, progress: Prog
     else:
         if progress is not None:
             progress("read the model")
-        module = load(source, options.dims, options.values)
+        module = load(source, options.dims, options.values, options.operands)
     pipeline.run(
         module,
         options.stages(),
@@ -81,6 +85,10 @@ def default_name(source: Source) -> str:
     return identifier(Path(source).stem, "model") if isinstance(source, str | Path) else "model"
 
 
+LATE_MODELS = 64
+"""How many sets of values a model keeps its machine code for."""
+
+
 class Model:
     """A compiled model: call it with arrays in model order, or `run` it with a dictionary by ONNX name.
 
@@ -91,44 +99,48 @@ class Model:
         self._compiled = compiled
 
     @property
+    def compiled(self) -> jit.Compiled:
+        """The machine code."""
+        return self._compiled
+
+    @property
     def inputs(self) -> list[Port]:
         """Name, type and shape of each input."""
-        return self._compiled.program.inputs
+        return self.program.inputs
 
     @property
     def outputs(self) -> list[Port]:
         """Name, type and shape of each output."""
-        return self._compiled.program.outputs
+        return self.program.outputs
 
     @property
     def program(self) -> Program:
         """The lowered program behind it."""
-        return self._compiled.program
+        return self.compiled.program
 
     @property
     def library(self) -> Path:
         """The shared library in the cache."""
-        return self._compiled.library
+        return self.compiled.library
 
     def __call__(self, *arrays: object) -> Array | tuple[Array, ...]:
         """The output, or a tuple of them. Raises SofieError on a wrong number, type or shape of inputs."""
-        if len(arrays) != len(self.inputs):
-            names = ", ".join(printable(p.name) for p in self.inputs)
-            raise SofieError(f"the model takes {len(self.inputs)} input(s) ({names}), not {len(arrays)}")
+        names = self._names()
+        if len(arrays) != len(names):
+            listed = ", ".join(map(printable, names))
+            raise SofieError(f"the model takes {len(names)} input(s) ({listed}), not {len(arrays)}")
         results = self._run(arrays)
         return results[0] if len(results) == 1 else tuple(results)
 
     def run(self, feeds: Mapping[str, object]) -> dict[str, Array]:
         """The outputs by name, from inputs by name. Raises SofieError on missing, unknown or ill-shaped inputs."""
-        known = {p.name for p in self.inputs}
-        if unknown := sorted(set(feeds) - known):
-            raise SofieError(
-                f"the model has no input {printable(unknown[0])!r}; it has {', '.join(map(printable, known))}"
-            )
-        if missing := sorted(known - set(feeds)):
-            raise SofieError(f"input {printable(missing[0])!r} is missing")
-        results = self._run([feeds[p.name] for p in self.inputs])
+        names = self._names()
+        check_names(feeds, names)
+        results = self._run([feeds[name] for name in names])
         return {p.name: r for p, r in zip(self.outputs, results, strict=True)}
+
+    def _names(self) -> list[str]:
+        return [p.name for p in self.inputs]
 
     def _run(self, arrays: Sequence[object]) -> list[Array]:
         sizes: dict[str, int] = {}
@@ -137,7 +149,7 @@ class Model:
             number = sizes[symbol.name]
             if not symbol.low <= number <= symbol.high:
                 raise SofieError(f"{symbol.name} is {number}, the model was compiled for {symbol.low} to {symbol.high}")
-        return self._compiled.run(given, sizes)
+        return self.compiled.run(given, sizes)
 
 
 def conform(value: object, port: Port, sizes: dict[str, int] | None = None) -> Array:
@@ -160,12 +172,57 @@ def conform(value: object, port: Port, sizes: dict[str, int] | None = None) -> A
     return np.require(array, requirements=["C", "A"])
 
 
+class LateModel(Model):
+    """A model whose shapes or axes are told by some of its inputs: it is compiled for each set of their values.
+
+    Before the first run, neither shapes nor program are known; afterwards they are those of the last run.
+    """
+
+    def __init__(self, proto: onnx.ModelProto, options: Options, name: str, telling: Sequence[str]) -> None:
+        self._proto, self._options, self._name, self.telling = proto, options, name, telling
+        self._made: OrderedDict[tuple[bytes, ...], jit.Compiled] = OrderedDict()
+
+    @property
+    def compiled(self) -> jit.Compiled:
+        """What ran last. Raises SofieError before the first run."""
+        if not self._made:
+            raise needed(self.telling)
+        return next(reversed(self._made.values()))
+
+    def _names(self) -> list[str]:
+        return names_of_inputs(self._proto.graph, self._options.values)
+
+    def _run(self, arrays: Sequence[object]) -> list[Array]:
+        given = dict(zip(self._names(), arrays, strict=True))
+        operands = {name: np.asarray(given[name]) for name in self.telling}
+        key = tuple(str((a.dtype, a.shape)).encode() + a.tobytes() for a in operands.values())
+        if key not in self._made:
+            options = replace(self._options, operands=operands)
+            self._made[key] = _compiled(self._proto, options, self._name, None)
+            if len(self._made) > LATE_MODELS:
+                self._made.popitem(last=False)
+        self._made.move_to_end(key)
+        return super()._run(arrays)
+
+
 def compile_model(source: Source, options: Options, name: str | None = None, progress: Progress | None = None) -> Model:
-    """A model as machine code in this process; the compiler's work is cached on disk."""
-    program = lower(source, name or default_name(source), options, progress)
+    """A model as machine code in this process; the compiler's work is cached on disk.
+
+    Where values of inputs tell shapes or axes, that happens when it is called.
+    """
+    proto = read_model(source, options.dims, options.values)
+    telling = operand_inputs(inline_functions(proto).graph, {*options.values, *options.operands})
+    called = name or default_name(source)
+    if telling:
+        return LateModel(proto, options, called, telling)
+    return Model(_compiled(proto, options, called, progress))
+
+
+def _compiled(source: Source, options: Options, name: str, progress: Progress | None) -> jit.Compiled:
+    program = lower(source, name, options, progress)
     if progress is not None:
         progress("compile the C++")
-    return Model(jit.compile_program(program, jit.flags_for(options.blas)))
+    return jit.compile_program(program, jit.flags_for(options.blas))
 
 
 @dataclass(frozen=True)

@@ -51,11 +51,12 @@ def read(path: Path, names: Sequence[str]) -> dict[str, Array]:
 
 
 def bind(options: Options, graph: onnx.GraphProto, feeds: Mapping[str, Array]) -> Options:
-    """`options` with the sizes that the shapes of `feeds` give to the free dimensions of the graph.
+    """`options` with what `feeds` tell: sizes of the graph's free dimensions, and the values that shapes follow from.
 
     Raises SofieError where an input is unknown or missing, or two of them, or one and `--dim`, disagree about a size.
     """
     from sofie.frontends.dimensions import free_dimensions
+    from sofie.frontends.operands import operand_inputs
 
     check_names(feeds, names_of_inputs(graph, options.values))
     dims = dict(options.dims)
@@ -75,10 +76,11 @@ def bind(options: Options, graph: onnx.GraphProto, feeds: Mapping[str, Array]) -
             known = f"{origin[key]} makes that dimension {dims[key]}"
             raise SofieError(f"input {printable(name)!r} has {size} along axis {axis}, but {known}")
         origin.setdefault(key, f"input {printable(name)!r}")
-    return replace(options, dims=dims)
+    operands = {name: feeds[name] for name in operand_inputs(graph, options.values)}
+    return replace(options, dims=dims, operands=operands)
 
 
-def check_names(feeds: Mapping[str, Array], names: Sequence[str]) -> None:
+def check_names(feeds: Mapping[str, object], names: Sequence[str]) -> None:
     """Raises SofieError unless `feeds` holds exactly the inputs `names`."""
     listed = ", ".join(map(printable, names)) or "none"
     if unknown := [name for name in feeds if name not in names]:

@@ -208,11 +208,14 @@ class Program:
         return len(self._calls())
 
     @property
-    def reads_inputs(self) -> bool:
-        """Whether any kernel or condition reads an input; if not, the results were known when compiling."""
-        given = set(self.infer.body.block.args[len(self.sizes) : len(self.sizes) + len(self.inputs)])
-        readers = [op for op in self.infer.walk() if isinstance(op, func.CallOp | memref.LoadOp)]
-        return any(_memory(v) in given for op in readers for v in op.operands)
+    def computes(self) -> bool:
+        """Whether it does more than copy weights to outputs; if not, the results were known when compiling."""
+        written = set(self.infer.body.block.args[len(self.sizes) + len(self.inputs) :])
+        return any(isinstance(op, memref.LoadOp) for op in self.infer.walk()) or any(
+            all(_memory(v) in written for v in call.operands)
+            or not all(_memory(v) in written or isinstance(_memory(v).owner, WeightOp) for v in call.operands)
+            for call in self._calls()
+        )
 
     def _calls(self) -> list[func.CallOp]:
         return [op for op in self.infer.walk() if isinstance(op, func.CallOp)]

@@ -38,8 +38,10 @@ from sofie.errors import SofieError, UnsupportedError, printable
 from sofie.extents import SIZE, size_attribute
 from sofie.frontends import probing
 from sofie.frontends.inference import complete
+from sofie.frontends.operands import bindable
 from sofie.naming import identifier
 from sofie.reference import NONDETERMINISTIC, evaluate_node
+from sofie.rewrite import erase
 from sofie.sizes import Size, Symbol, at, symbols_of
 from sofie.weights import Array
 
@@ -96,6 +98,8 @@ class Importer:
     """What stands behind the names of dimensions that the run tells."""
     lists: MutableMapping[str, Sized] = field(default_factory=dict)
     """Values that are lists of sizes."""
+    assumed: MutableMapping[str, Array] = field(default_factory=dict)
+    """What values of the run will be: inputs that tell shapes or axes, and what nodes make of them."""
     block: Block = field(default_factory=Block)
     types: MutableMapping[str, onnx.TypeProto] = field(default_factory=dict)
     known: MutableMapping[str, Array] = field(default_factory=dict)
@@ -126,7 +130,10 @@ class Importer:
             self.values[value.name] = argument
         self._nodes(graph)
         outputs = [v.name for v in graph.output if self.faults is None or self._is_read(v.name)]
-        return self._module(symbols, inputs, outputs)
+        module = self._module(symbols, inputs, outputs)
+        if self.assumed:
+            _drop_unused(module)
+        return module
 
     def _nodes(self, graph: onnx.GraphProto) -> None:
         for index, node in enumerate(graph.node):
@@ -197,7 +204,7 @@ class Importer:
                 raise SofieError(f"node {label!r}: its input {printable(name)!r} is made by no earlier node")
         if self._fold(node):
             return
-        if (node.domain, node.op_type) == ("", "If") and node.input[0] in self.known:
+        if (node.domain, node.op_type) == ("", "If") and self._value_at(node.input[0], {}) is not None:
             self._take_branch(node)
             return
         try:
@@ -236,6 +243,10 @@ class Importer:
             if fitted is None:
                 return False
             found.append(fitted)
+        if any(name in self.assumed for name in node.input) and node.op_type not in ("Shape", "Size"):
+            fixed = {name: a for name, a in zip(node.output, found, strict=False) if name and a.dtype != object}
+            self.assumed.update(fixed)
+            return False
         for name, result, first in zip(node.output, found, answers[0], strict=False):
             if name and result.dtype == object:
                 self._know_sizes(name, Sized(result, first.dtype))
@@ -253,7 +264,7 @@ class Importer:
                 except UnsupportedError:
                     return None
                 arrays.append(np.broadcast_to(np.zeros((), np.bool_), shape))
-            elif name and (known := self._known_at(name, point)) is None:
+            elif name and (known := self._value_at(name, point)) is None:
                 return None
             else:
                 arrays.append(known if name else None)
@@ -267,12 +278,21 @@ class Importer:
             return None
         return None if any(r.dtype.kind not in "fiub" or r.size > FOLD_ELEMENTS for r in results) else results
 
-    def _known_at(self, name: str, point: probing.Point) -> Array | None:
+    def _value_at(self, name: str, point: probing.Point) -> Array | None:
         """The value of a name at one point, None where it depends on the inputs' elements."""
         if name in self.lists:
             listed = self.lists[name]
             return np.array(at(listed.extents.reshape(-1), point), listed.dtype).reshape(listed.extents.shape)
-        return self.known.get(name)
+        return self.known.get(name, self.assumed.get(name))
+
+    def _operand(self, node: onnx.NodeProto, position: int) -> SSAValue | None:
+        """The value that an op gets at a position: a constant where it has to be known and is assumed."""
+        name = node.input[position]
+        if name in self.assumed and bindable(node, position):
+            op = WeightOp.of(name, self.assumed[name])
+            self.block.add_op(op)
+            return op.result
+        return self._value(name) if name else None
 
     def _symbols(self, node: onnx.NodeProto) -> list[Symbol]:
         """The run-time sizes that a node's inputs depend on."""
@@ -291,7 +311,7 @@ class Importer:
         result_types = [self._tensor_type(name) for name in outputs]
         attributes = {a.name: attribute_from_proto(a) for a in node.attribute if a.name not in inner}
         op = op_class.from_positions(
-            [self._value(name) if name else None for name in node.input], result_types, attributes, inner
+            [self._operand(node, k) for k in range(len(node.input))], result_types, attributes, inner
         )
         op.location = NameLoc(StringAttr(f"{node.op_type} {label}"), UnknownLoc())
         self.block.add_op(op)
@@ -302,7 +322,8 @@ class Importer:
     def _within(self, graph: onnx.GraphProto, block: Block) -> Importer:
         """What importing a graph inside this one into `block` comes to: it sees all names from here."""
         scopes = [ChainMap({}, names) for names in (self.types, self.known, self.values)]
-        scope = Importer(self.model, {}, None, self.sizes, ChainMap({}, self.lists), block, *scopes)
+        told = (ChainMap({}, self.lists), ChainMap({}, self.assumed))
+        scope = Importer(self.model, {}, None, self.sizes, *told, block, *scopes)
         scope._weights(graph)
         scope._nodes(graph)
         for output in graph.output:
@@ -314,7 +335,7 @@ class Importer:
 
     def _take_branch(self, node: onnx.NodeProto) -> None:
         """Puts the nodes of the branch that a known condition picks in the place of the If."""
-        picked = "then_branch" if np.all(self.known[node.input[0]]) else "else_branch"
+        picked = "then_branch" if np.all(self._value_at(node.input[0], {})) else "else_branch"
         graph = next(a.g for a in node.attribute if a.name == picked)
         scope = self._within(graph, self.block)
         for name, output in zip(node.output, graph.output, strict=False):
@@ -324,6 +345,8 @@ class Importer:
                 self._know_sizes(name, scope.lists[output.name])
             else:
                 self.types[name], self.values[name] = scope.types[output.name], scope.values[output.name]
+                if output.name in scope.assumed:
+                    self.assumed[name] = scope.assumed[output.name]
 
     def _branches(self, node: onnx.NodeProto, graphs: dict[str, onnx.GraphProto]) -> dict[str, Region]:
         """The branches of an If as regions; the types of its outputs are theirs, which must be the same."""
@@ -370,7 +393,7 @@ class Importer:
     ) -> dict[str, onnx.TypeProto]:
         """The types of the outputs with numbers for all sizes."""
         names = [n for n in node.input if n]
-        known = {n: self._known_at(n, point) for n in names}
+        known = {n: self._value_at(n, point) for n in names}
         data = {n: a for n, a in known.items() if a is not None and a.size <= FOLD_ELEMENTS}
         types = {n: self._type_at(n, point) for n in names}
         try:
@@ -421,6 +444,13 @@ class Importer:
 def _at(point: probing.Point) -> str:
     """At which sizes something happened, for the end of a sentence."""
     return f" at {', '.join(f'{name}={number}' for name, number in point.items())}" if point else ""
+
+
+def _drop_unused(module: ModuleOp) -> None:
+    """Erases the ops that nothing reads: they computed what is assumed."""
+    for op in reversed([o for o in module.walk() if isinstance(o, OnnxOp | WeightOp | ExtentsOp)]):
+        if not any(result.uses for result in op.results):
+            erase(op)
 
 
 def _without_gaps(node: onnx.NodeProto) -> onnx.NodeProto:

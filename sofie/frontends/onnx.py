@@ -27,7 +27,9 @@ from sofie.dialects.types import element_from_onnx, numpy_dtype
 from sofie.errors import SofieError, UnsupportedError, printable
 from sofie.frontends.dimensions import Dim, bind_dimensions, forget_types, release
 from sofie.frontends.importer import Fault, Importer, Sized, label_of
+from sofie.frontends.operands import needed, operand_inputs
 from sofie.sizes import Size
+from sofie.weights import Array
 
 OLDEST_OPSET = 1
 """What the version converter takes; 7 and later are tested on every operator, older ones where the suite has them."""
@@ -43,17 +45,23 @@ def load(
     source: str | Path | bytes | onnx.ModelProto,
     dims: Mapping[str, Dim] | None = None,
     values: Mapping[str, object] | None = None,
+    operands: Mapping[str, Array] | None = None,
 ) -> ModuleOp:
     """The level 1 module of a model.
 
     `dims` binds free dimensions, by the name of the dimension ("batch") or by "input:axis", to a size or, as a pair
-    (low, high), to any size in between that the run tells; `values` turns inputs into constants. External data files
-    are read from the model's folder. Raises SofieError, in one sentence, on files that are no model, opsets out of
+    (low, high), to any size in between that the run tells; `values` turns inputs into constants; `operands` are the
+    values that inputs of `operand_inputs` will have in every run. External data files are read from the model's folder.
+    Raises SofieError, in one sentence, on files that are no model, opsets out of
     range, free dimensions and operators that are not known.
     """
     model = read_model(source, dims, values)
     _check_opset(model)
-    return import_graph(model, dims, values)
+    unbound = [n for n in operand_inputs(inline_functions(model).graph, values or ()) if n not in (operands or ())]
+    try:
+        return import_graph(model, dims, values, operands=operands)
+    except UnsupportedError as error:
+        raise needed(unbound) if unbound else error from error
 
 
 def import_graph(
@@ -63,6 +71,7 @@ def import_graph(
     faults: list[Fault] | None = None,
     sizes: Mapping[str, Size] | None = None,
     lists: Mapping[str, Sized] | None = None,
+    operands: Mapping[str, Array] | None = None,
 ) -> ModuleOp:
     """The level 1 module of a ModelProto, which is consumed; raises as `load` does.
 
@@ -84,7 +93,7 @@ def import_graph(
             _check_operator(node, index)
     aside = _set_aside_large_initialisers(model.graph)
     model = _convert(model)
-    return Importer(model, aside, faults, known_sizes, dict(lists or {})).run()
+    return Importer(model, aside, faults, known_sizes, dict(lists or {}), dict(operands or {})).run()
 
 
 def read_model(

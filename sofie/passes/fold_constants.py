@@ -3,7 +3,8 @@
     %s = sofie.weight ... ; %r = onnx.Sqrt(%s)     ->     %r = sofie.weight ...
 
 The value is that of `onnx.reference`. Declines where the result would be much larger than what it is made from
-(`max_growth` times, beyond 64 KiB: an Expand is cheaper to do than to store), and for random operators. An If whose
+(`max_growth` times, beyond 64 KiB: an Expand is cheaper to do than to store, a ConstantOfShape always), and for random
+operators. An If whose
 condition is a weight becomes the nodes of its branch.
 """
 
@@ -47,7 +48,7 @@ class FoldConstants(ModulePass):
         owners = [v.owner if v is not None else None for v in operands]
         if (
             not operands
-            or node.operator in NONDETERMINISTIC
+            or node.operator in NONDETERMINISTIC | {"ConstantOfShape"}
             or any(o is not None and not isinstance(o, WeightOp) for o in owners)
         ):
             return

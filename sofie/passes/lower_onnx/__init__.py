@@ -101,7 +101,7 @@ def _lower_function(function: func.FuncOp) -> None:
         rule = rules().get((op.SCHEMA.domain, op.operator))
         if rule is None:
             raise UnsupportedError(
-                f"{blame(op)}: no lowering for this operator yet; supported are {', '.join(supported())}"
+                f"{blame(op)}: no lowering for this operator yet; `sofie info` lists what is missing"
             )
         operand_types, result_types = types[op]
         try:
@@ -161,8 +161,3 @@ def _update_type(function: func.FuncOp) -> None:
     function.properties["function_type"] = FunctionType.from_lists(
         [a.type for a in block.args], [v.type for v in last.operands]
     )
-
-
-def supported() -> list[str]:
-    """The operators that have a lowering, sorted; other domains with their prefix."""
-    return sorted(f"{domain}.{name}" if domain else name for domain, name in rules())

@@ -65,9 +65,10 @@ LEVELS = {
             frozenset({"arith", "math", "scf", "blas"}),
             _FRAME
             | {"linalg.generic", "linalg.yield", "linalg.index", "sofie.fused", "sofie.yield", "sofie.tile"}
+            | {f"memref.{n}" for n in ("view", "reinterpret_cast", "subview", "cast", "collapse_shape", "expand_shape")}
             | {
-                f"memref.{n}"
-                for n in ("view", "reinterpret_cast", "subview", "cast", "collapse_shape", "expand_shape", "load")
+                "memref.load",  # the condition of a branch, and in groups of scalar code
+                "memref.store",
             },
             "run bufferize and plan-memory first",
             _no_tensor,

@@ -36,7 +36,7 @@ def sources_of(value: SSAValue) -> list[SSAValue]:
         return [owner.iter_args[value.index]]
     if isinstance(owner, scf.IfOp):
         return [branch.operands[value.index] for branch in yields(owner)]
-    if isinstance(owner, tensor.InsertSliceOp):
+    if isinstance(owner, tensor.InsertSliceOp | tensor.InsertOp):
         return [owner.dest]
     if isinstance(owner, tensor.ExtractSliceOp):
         return [owner.source]

@@ -196,17 +196,28 @@ class KernelPrinter(ExpressionPrinter):
             self._close()
 
     def _if(self, op: scf.IfOp) -> None:
-        if op.output:
-            raise SofieError(f"{blame(op)}: {op.name} hands out a value, which cannot be printed as C++")
-        self.line(f"if ({self.text(op.cond)}) {{")
-        self.depth += 1
-        self.block(op.true_region.block)
-        if op.false_region.blocks and len(op.false_region.block.ops) > 1:
-            self.depth -= 1
+        condition = self.text(op.cond)
+        chosen: list[SSAValue] = []
+        for result in op.output:
+            name = self.names(result.name_hint or "chosen")
+            self.line(f"{type_name(result.type)} {name};")
+            self.spelled[result] = Expression(name, ATOM)
+            chosen.append(result)
+        self.line(f"if ({condition}) {{")
+        self._branch(op.true_region.block, chosen)
+        if op.false_region.blocks and len(op.false_region.block.ops) > (0 if chosen else 1):
             self.line("} else {")
-            self.depth += 1
-            self.block(op.false_region.block)
-        self._close()
+            self._branch(op.false_region.block, chosen)
+        self.line("}")
+
+    def _branch(self, block: Block, chosen: Sequence[SSAValue]) -> None:
+        """The statements of a branch, and what it hands out."""
+        self.depth += 1
+        self.block(block)
+        last = block.last_op
+        assert isinstance(last, scf.YieldOp)
+        self._assign(chosen, list(last.arguments))
+        self.depth -= 1
 
     def _loop(self, variable: SSAValue, low: SSAValue, high: SSAValue, step: SSAValue) -> None:
         name = self.names(variable.name_hint or "i")

@@ -43,6 +43,13 @@ class TensorFunctions(Functions):
         """One element, or one a point where the indices are arrays."""
         return (values[0][inside(op, values[0], values[1:])],)
 
+    @impl(tensor.InsertOp)
+    def insert(self, interpreter: Interpreter, op: tensor.InsertOp, values: PythonValues) -> PythonValues:
+        """A copy of the destination with one element replaced."""
+        scalar, result = values[0], np.array(values[1])
+        result[inside(op, result, values[2:])] = scalar
+        return (result,)
+
     @impl(tensor.ExtractSliceOp)
     def extract_slice(self, interpreter: Interpreter, op: tensor.ExtractSliceOp, values: PythonValues) -> PythonValues:
         """A box of a tensor."""

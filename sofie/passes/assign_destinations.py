@@ -376,13 +376,13 @@ def _writable(end: SSAValue, op: Operation, outputs: Sequence[SSAValue]) -> bool
     return loop is None and any(end is a for a in outputs)
 
 
-def _written(op: Operation) -> range:
+def _written(op: Operation) -> Sequence[int]:
     """The operands that an op on tensors updates."""
     if isinstance(op, GenericOp) and op.results:
         return range(len(op.inputs), len(op.operands))
     if isinstance(op, scf.ForOp):
-        return range(3, len(op.operands))
-    return range(1, 2) if isinstance(op, tensor.InsertSliceOp) else range(0)
+        return [k for k in range(3, len(op.operands)) if structured.is_tensor(op.operands[k])]
+    return range(1, 2) if isinstance(op, tensor.InsertSliceOp | tensor.InsertOp) else range(0)
 
 
 def _unshared(target: SSAValue) -> bool:
@@ -401,6 +401,9 @@ def _give_room(branching: scf.IfOp) -> None:
     assert block is not None
     for k, result in enumerate(branching.output):
         if structured.is_tensor(result):
+            homes = [_home(last.operands[k], last) for last in yields(branching)]
+            if homes[0] is not None and all(root(home) is root(homes[0]) for home in homes if home is not None):
+                continue  # both update what is there
             empty = tensor.EmptyOp(values(shape_of(result), branching), result.type)
             empty.tensor.name_hint = result.name_hint
             block.insert_op_before(empty, branching)

@@ -227,6 +227,14 @@ class _Bufferizer:
         op.result.replace_all_uses_with(made[-1].results[0])
         erase(op)
 
+    def _insert(self, op: tensor.InsertOp, inside: bool) -> None:
+        """One element, inside a group of scalar code."""
+        base, value = self.buffer(op.dest), op.scalar
+        if value.type == i1:
+            value = self.emit(op, arith.ExtUIOp(value, i8))
+        self.insert(op, memref.StoreOp.get(value, base, list(op.indices)))
+        self.buffers[op.result] = base
+
     def _for(self, op: scf.ForOp, inside: bool) -> None:
         """The loop in place: its carried tensors are buffers from outside, other carried values stay carried."""
         block, last = op.body.block, op.body.block.last_op
@@ -235,7 +243,7 @@ class _Bufferizer:
         for start, argument, result in zip(op.iter_args, block.args[1:], op.res, strict=True):
             if structured.is_tensor(result):
                 self.buffers[argument] = self.buffers[result] = self.buffer(start)
-        self._region(block)
+        self._region(block, inside)
         body = Block(arg_types=[IndexType(), *(op.iter_args[k].type for k in kept)])
         for old, new in zip([block.args[0], *(block.args[k + 1] for k in kept)], body.args, strict=True):
             new.name_hint = old.name_hint
@@ -257,7 +265,7 @@ class _Bufferizer:
             last = block.last_op
             assert isinstance(last, scf.YieldOp)
             homes = {k: outside(v, block) for k, v in enumerate(last.operands) if k not in kept}
-            self._region(block)
+            self._region(block, inside)
             for k, home in homes.items():
                 assert home is not None, op
                 self.buffers[op.output[k]] = self.buffer(home)
@@ -271,11 +279,11 @@ class _Bufferizer:
         for k, value in zip(kept, branching.output, strict=True):
             op.output[k].replace_all_uses_with(value)
 
-    def _region(self, block: Block) -> None:
+    def _region(self, block: Block, inside: bool) -> None:
         """Everything in the block of a loop or branch; its terminator goes."""
         for op in list(block.ops):
             if not isinstance(op, scf.YieldOp):
-                self._visit(op, inside=False)
+                self._visit(op, inside)
 
     @staticmethod
     def _erase_tensors(block: Block) -> None:
@@ -388,6 +396,7 @@ _RULES: dict[type[Operation], _Rule] = {
     tensor.CollapseShapeOp: _Bufferizer._reshape,
     tensor.ExpandShapeOp: _Bufferizer._reshape,
     tensor.ExtractOp: _Bufferizer._extract,
+    tensor.InsertOp: _Bufferizer._insert,
     scf.ForOp: _Bufferizer._for,
     scf.IfOp: _Bufferizer._if,
     func.ReturnOp: _Bufferizer._return,

@@ -1,13 +1,13 @@
 """From the sizes that types name to SSA values of type `index`: a symbol is an argument of the function, a size is
 arithmetic on symbols.
 
-An argument with the attribute `sofie.size` is the value of the symbol it names; what depends on data will define its
-symbol by an op with that attribute.
+An argument with the attribute `sofie.size` is the value of the symbol it names; where the size is found in the run
+(NonZero), the result of a `sofie.size` op is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
 from xdsl.dialects import arith, func
@@ -15,9 +15,10 @@ from xdsl.dialects.builtin import DYNAMIC_INDEX, IndexType, IntegerAttr
 from xdsl.ir import Block, Operation, SSAValue
 
 from sofie.dialects.sizes import SizesAttr
+from sofie.dialects.sofie import SizeOp
 from sofie.errors import SofieError
 from sofie.rewrite import blame
-from sofie.sizes import Size, Symbol
+from sofie.sizes import Size, Symbol, symbols_of
 
 SIZE = "sofie.size"
 """The attribute of the argument that is a symbol's value."""
@@ -53,6 +54,17 @@ def symbol_arguments(function: func.FuncOp) -> dict[Symbol, SSAValue]:
     return {symbol: argument for argument, symbol in symbols_by_argument(function).items()}
 
 
+def found_sizes(function: func.FuncOp) -> dict[Symbol, SSAValue]:
+    """The values of symbols that the run finds, each the result of an op."""
+    return {op.symbol: op.result for op in function.body.block.ops if isinstance(op, SizeOp)}
+
+
+def symbol_values(function: func.FuncOp, wanted: Iterable[Symbol]) -> dict[Symbol, SSAValue]:
+    """The values of symbols in a function: its arguments and, where one of `wanted` is none, what it finds."""
+    values = symbol_arguments(function)
+    return values if all(symbol in values for symbol in wanted) else values | found_sizes(function)
+
+
 def value(extent: int, before: Operation) -> SSAValue:
     """An extent as an `index`, computed just before an op. Raises SofieError where a symbol has no value there."""
     block = before.parent_block()
@@ -63,7 +75,7 @@ def value(extent: int, before: Operation) -> SSAValue:
         block.insert_op_before(op, before)
         return op.results[0]
 
-    return compute(extent, symbol_arguments(function_of(before)), add)
+    return compute(extent, symbol_values(function_of(before), symbols_of([extent])), add)
 
 
 def compute(extent: int, symbols: dict[Symbol, SSAValue], add: Callable[[Operation], SSAValue]) -> SSAValue:
@@ -95,6 +107,8 @@ def read(ssa: SSAValue) -> int | None:
             return None
         symbol = symbols_by_argument(function).get(ssa)
         return None if symbol is None else cast(int, Size({(symbol,): 1}))
+    if isinstance(owner, SizeOp):
+        return cast(int, Size({(owner.symbol,): 1}))
     if isinstance(owner, arith.ConstantOp) and isinstance(owner.value, IntegerAttr):
         return int(owner.value.value.data)
     if isinstance(owner, arith.AddiOp | arith.MuliOp):

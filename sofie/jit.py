@@ -11,6 +11,7 @@ import ctypes
 import hashlib
 import importlib
 import importlib.util
+import math
 import os
 import shutil
 import subprocess
@@ -25,11 +26,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sofie.errors import SofieError
-from sofie.sizes import NO_SIZES, at
+from sofie.sizes import NO_SIZES, at, most
 from sofie.weights import Array
 
 if TYPE_CHECKING:
-    from sofie.emit.cpp import Program
+    from sofie.emit.cpp import Port, Program
 
 FLAGS = ("-std=c++17", "-O2", "-fno-math-errno", "-fPIC", "-shared", "-w")
 
@@ -121,6 +122,7 @@ def source_of(program: Program) -> str:
     arguments += [f"static_cast<index>(sizes[{k}])" for k in range(len(program.sizes))]
     arguments += [f"static_cast<const {p.inner} *>(in[{k}])" for k, p in enumerate(program.inputs)]
     arguments += [f"static_cast<{p.inner} *>(out[{k}])" for k, p in enumerate(program.outputs)]
+    arguments += [f"static_cast<index *>(out[{len(program.outputs) + k}])" for k in range(len(program.late))]
     return f"""#include <cstddef>
 #include <cstdint>
 {"#include <cblas.h>" if program.uses_blas else ""}
@@ -174,15 +176,25 @@ class Compiled:
 
         The inputs must be contiguous and of the model's types and shapes.
         """
-        outputs = [np.empty(at(p.shape, sizes), p.dtype) for p in self.program.outputs]
+        outputs = [np.empty(self._room(p, sizes), p.dtype) for p in self.program.outputs]
+        found = [np.zeros(max(len(p.shape), 1), np.intp) for p in self.program.late]
         numbers = [sizes[symbol.name] for symbol in self.program.sizes]
         numbers_in = (ctypes.c_int64 * max(len(numbers), 1))(*numbers)
         pointers_in = (ctypes.c_void_p * max(len(inputs), 1))(*(a.ctypes.data for a in inputs))
-        pointers_out = (ctypes.c_void_p * max(len(outputs), 1))(*(a.ctypes.data for a in outputs))
+        written = [a.ctypes.data for a in (*outputs, *found)]
+        pointers_out = (ctypes.c_void_p * max(len(written), 1))(*written)
         address = ctypes.c_void_p
         memory = address(self._weights.ctypes.data), address(self._arena.ctypes.data)
         self._infer(*memory, numbers_in, pointers_in, pointers_out)
+        for port, shape in zip(self.program.late, found, strict=True):
+            k = self.program.outputs.index(port)
+            outputs[k] = outputs[k][: math.prod(shape.tolist())].reshape(shape).copy()
         return outputs
+
+    @staticmethod
+    def _room(port: Port, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """The shape of an output, or all the elements it may have where the run finds its shape."""
+        return (math.prod(map(most, port.shape)),) if port.found else at(port.shape, sizes)
 
 
 def compile_program(program: Program, flags: Sequence[str] = FLAGS) -> Compiled:

@@ -56,7 +56,7 @@ LEVELS = {
         Level(
             "tensor",
             frozenset({"tensor", "arith", "math", "scf"}),
-            _FRAME | {"linalg.generic", "linalg.yield", "linalg.index", "sofie.fused", "sofie.yield"},
+            _FRAME | {"linalg.generic", "linalg.yield", "linalg.index", "sofie.fused", "sofie.yield", "sofie.size"},
             "run lower-onnx first",
             _no_memref,
         ),
@@ -64,7 +64,8 @@ LEVELS = {
             "buffer",
             frozenset({"arith", "math", "scf", "blas"}),
             _FRAME
-            | {"linalg.generic", "linalg.yield", "linalg.index", "sofie.fused", "sofie.yield", "sofie.tile"}
+            | {"linalg.generic", "linalg.yield", "linalg.index"}
+            | {"sofie.fused", "sofie.yield", "sofie.tile", "sofie.size"}
             | {f"memref.{n}" for n in ("view", "reinterpret_cast", "subview", "cast", "collapse_shape", "expand_shape")}
             | {
                 "memref.load",  # the condition of a branch, and in groups of scalar code
@@ -76,7 +77,7 @@ LEVELS = {
         Level(
             "loop",
             frozenset({"scf", "memref", "vector", "arith", "math", "blas"}),
-            _FRAME | {"func.call"},
+            _FRAME | {"func.call", "sofie.size"},
             "run lower-loops and outline-kernels first",
             _no_tensor,
         ),

@@ -93,8 +93,8 @@ def usage(generated: Generated) -> list[str]:
     """The two lines of C++ that use a model."""
     program = generated.program
     weights = f'("{generated.data.name}")' if generated.data is not None else ""
-    results = ", ".join(p.parameter for p in program.outputs)
-    results = f"[{results}]" if len(program.outputs) > 1 else results
+    names = [name for p in program.outputs for name in (p.parameter, p.found) if name]
+    results = f"[{', '.join(names)}]" if len(names) > 1 else names[0]
     arguments = [*program.sizes.values(), *(p.parameter for p in program.inputs)]
     return [
         f"SOFIE_{program.name}::Session session{weights};",

@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from typing import Any, Self
 
 import numpy as np
-from xdsl.dialects.builtin import DenseIntOrFPElementsAttr, MemRefType, StringAttr, TensorType
+from xdsl.dialects.builtin import DenseIntOrFPElementsAttr, IndexType, MemRefType, StringAttr, TensorType
 from xdsl.dialects.utils import AbstractYieldOperation
 from xdsl.ir import Attribute, Block, Data, Dialect, Operation, Region, SSAValue
 from xdsl.irdl import (
@@ -20,6 +20,7 @@ from xdsl.irdl import (
     IRDLOperation,
     irdl_attr_definition,
     irdl_op_definition,
+    operand_def,
     prop_def,
     region_def,
     result_def,
@@ -33,6 +34,7 @@ from xdsl.utils.exceptions import VerifyException
 
 from sofie.dialects.sizes import LayoutAttr, SizesAttr
 from sofie.dialects.types import element_from_numpy, numpy_dtype, signless
+from sofie.sizes import Symbol, symbols_of
 from sofie.weights import Array, Blob, WeightStore
 
 INLINE_ELEMENTS = 16
@@ -149,6 +151,31 @@ class ExtentsOp(IRDLOperation):
 
 
 @irdl_op_definition
+class SizeOp(IRDLOperation):
+    """The run finds a size: from here on the symbol has this value, which is within its bounds (levels 2 to 4).
+
+    `%n = sofie.size %count #sofie.sizes<"n_y", "n_y=0..6">`
+    """
+
+    name = "sofie.size"
+
+    value = operand_def(IndexType)
+    size = prop_def(SizesAttr)
+    result = result_def(IndexType)
+
+    assembly_format = "$value $size attr-dict"
+
+    def __init__(self, value: SSAValue, size: SizesAttr) -> None:
+        super().__init__(operands=[value], properties={"size": size}, result_types=[IndexType()])
+
+    @property
+    def symbol(self) -> Symbol:
+        """The symbol that has its value here."""
+        (symbol,) = symbols_of(self.size.data)
+        return symbol
+
+
+@irdl_op_definition
 class YieldOp(AbstractYieldOperation[Attribute]):
     """Ends a fused group and names its results."""
 
@@ -225,4 +252,4 @@ class TileOp(IRDLOperation):
         super().__init__(result_types=[result_type])
 
 
-Sofie = Dialect("sofie", [WeightOp, ExtentsOp, YieldOp, FusedOp, TileOp], [BlobAttr, SizesAttr, LayoutAttr])
+Sofie = Dialect("sofie", [WeightOp, ExtentsOp, SizeOp, YieldOp, FusedOp, TileOp], [BlobAttr, SizesAttr, LayoutAttr])

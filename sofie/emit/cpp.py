@@ -21,7 +21,7 @@ from xdsl.dialects.builtin import DictionaryAttr, IntegerAttr, MemRefType, Modul
 from xdsl.ir import Operation, SSAValue
 
 from sofie import weight_file
-from sofie.dialects.sofie import WeightOp
+from sofie.dialects.sofie import SizeOp, WeightOp
 from sofie.dialects.types import element_of, shape_of
 from sofie.emit.printer import KernelPrinter
 from sofie.emit.spelling import ATOM, Expression, listed, scalar_type
@@ -30,7 +30,7 @@ from sofie.extents import symbols_by_argument
 from sofie.memory import VIEWS
 from sofie.naming import Namer, identifier
 from sofie.rewrite import blame, node_names
-from sofie.sizes import Symbol, most
+from sofie.sizes import Symbol, most, symbols_of
 from sofie.target import Cpu
 from sofie.weights import Array
 
@@ -53,6 +53,8 @@ class Port:
     parameter: str
     dtype: str
     shape: tuple[int, ...]
+    found: str = ""
+    """The C++ parameter for the extents of an output, where the run finds them."""
 
     @property
     def elements(self) -> int:
@@ -92,6 +94,11 @@ class EntryPrinter(KernelPrinter):
         elif isinstance(op, func.CallOp):
             arguments = [self.pointer(v) if isinstance(v.type, MemRefType) else self.text(v) for v in op.arguments]
             self.line(f"kernels::{op.callee.root_reference.data}({', '.join(arguments)});")
+        elif isinstance(op, SizeOp):
+            name = self.names(op.symbol.name)
+            self.line(f"const index {name} = {self.text(op.value)};")
+            self.spelled[op.result] = Expression(name, ATOM)
+            self.sizes[op.symbol] = name
         elif isinstance(op, memref.AllocOp):
             raise SofieError(f"{blame(op)}: a buffer has no place; run plan-memory")
         elif not isinstance(op, arith.ConstantOp):
@@ -135,7 +142,10 @@ class Program:
             name = _text(attrs, "sofie.name") or argument.name_hint or "x"
             output = "sofie.output" in attrs.data
             parameter = names(name, "output" if output else "input")
-            ports[output].append(Port(name, parameter, _text(attrs, "sofie.dtype") or "float32", shape_of(argument)))
+            shape = shape_of(argument)
+            late = output and any(symbol not in self.sizes for symbol in symbols_of(shape))
+            found = names(f"{parameter}_shape", "shape") if late else ""
+            ports[output].append(Port(name, parameter, _text(attrs, "sofie.dtype") or "float32", shape, found))
         self.inputs, self.outputs = ports[False], ports[True]
 
     @property
@@ -198,6 +208,11 @@ class Program:
         return texts
 
     @property
+    def late(self) -> list[Port]:
+        """The outputs whose extents the run finds: the entry writes them through pointers that follow the outputs."""
+        return [port for port in self.outputs if port.found]
+
+    @property
     def uses_blas(self) -> bool:
         """Whether the program must be linked with a CBLAS."""
         return any("cblas_" in kernel for kernel in self.kernels)
@@ -250,6 +265,10 @@ class Program:
             printer.pointers[argument] = (name, 0)
             unused.add(name)
         printer.block(self.infer.body.block)
+        for port in self.late:
+            parameters.append(f"index *{(name := printer.names(port.found))}")
+            for axis, extent in enumerate(port.shape):
+                printer.line(f"{name}[{axis}] = {printer.extent(extent)};")
         body = "\n".join(printer.lines)
         words = set(body.replace("(", " ").replace(")", " ").replace(",", " ").replace(";", " ").split())
         silenced = "".join(f"   static_cast<void>({n});\n" for n in sorted(unused - words))
@@ -272,7 +291,8 @@ class Program:
     def header(self, embed: bool = False) -> str:
         """The header: tables, weights, kernels and the class `Session`, in a namespace of its own."""
         guard = f"SOFIE_{self.name}_HXX"
-        includes = ["cstddef", "cstdint", "cstring", "memory", "new", "stdexcept", "string", "tuple", "vector"]
+        includes = ["array"] if self.late else []
+        includes += ["cstddef", "cstdint", "cstring", "memory", "new", "stdexcept", "string", "tuple", "vector"]
         lines = [
             f"// {_comment(self.name)}: {len(self.inputs)} input(s), {len(self.outputs)} output(s), "
             f"{sum(a.size for _, a in self.weights):,} weights, "
@@ -347,21 +367,23 @@ class Program:
     def _session(self, embed: bool) -> str:
         sized = [f"const std::size_t {name}" for name in self.sizes.values()]
         takes = [*sized, *(f"const {p.cpp} *{p.parameter}" for p in self.inputs)]
-        gives = [f"{p.cpp} *{p.parameter}" for p in self.outputs]
-        vectors = [f"std::vector<{p.cpp}>" for p in self.outputs]
+        gives = [part for p in self.outputs for part in _gives(p)]
+        vectors = [part for p in self.outputs for part in _returns(p)]
         result = vectors[0] if len(vectors) == 1 else f"std::tuple<{', '.join(vectors)}>"
         arguments = ["weights_.data()", "arena_.get()"]
         arguments += [f"static_cast<std::ptrdiff_t>({name})" for name in self.sizes.values()]
         arguments += [_pass(p, const=True) for p in self.inputs] + [_pass(p, const=False) for p in self.outputs]
+        arguments += [f"reinterpret_cast<std::ptrdiff_t *>({p.found})" for p in self.late]
         spell = KernelPrinter(sizes=dict(self.sizes))
         check = f"      check({', '.join(self.sizes.values())});\n" if sized else ""
-        makes = [f"      std::vector<{p.cpp}> {p.parameter}({spell.extent(p.elements)});" for p in self.outputs]
+        makes = [line for p in self.outputs for line in _makes(p, spell)]
         call = ", ".join(
             [*self.sizes.values()]
             + [p.parameter for p in self.inputs]
-            + [f"{p.parameter}.data()" for p in self.outputs]
+            + [f"{name}.data()" for p in self.outputs for name in (p.parameter, p.found) if name]
         )
-        names = [p.parameter for p in self.outputs]
+        cuts = [_cut(p) for p in self.late]
+        names = [name for p in self.outputs for name in (p.parameter, p.found) if name]
         back = names[0] if len(names) == 1 else f"{{{', '.join(f'std::move({n})' for n in names)}}}"
         default = "   Session() : Session(Weights()) {}\n" if embed else ""
         default_file = "" if embed else f" = {_string(self.name + '.dat')}"
@@ -376,6 +398,12 @@ public:
 
    // {"Sizes, " if sized else ""}inputs{"," if sized else " first,"} outputs last; the pointers may not overlap.{
             " Throws std::out_of_range on a size out of bounds." if sized else ""
+        }{
+            "".join(
+                f"{chr(10)}   // {p.parameter} has room for {math.prod(map(most, p.shape))} elements; "
+                f"{p.found} gets its {len(p.shape)} extents."
+                for p in self.late
+            )
         }
 {listed("   void infer(", takes + gives, ")" if sized else ") noexcept")}
    {{
@@ -386,7 +414,7 @@ public:
    {{
 {check}{chr(10).join(makes)}
       infer({call});
-      return {back};
+{"".join(f"      {cut}{chr(10)}" for cut in cuts)}      return {back};
    }}
 
 private:
@@ -421,6 +449,32 @@ private:
         )
         refuse = f"throw std::runtime_error(\n             {_string(sentence)});"
         return f"      if (detail::x86_level() < {self.cpu.level})\n         {refuse}\n"
+
+
+def _gives(port: Port) -> list[str]:
+    """The parameters of an output: a pointer and, where the run finds its extents, one to them."""
+    return [f"{port.cpp} *{port.parameter}", *([f"std::size_t *{port.found}"] if port.found else [])]
+
+
+def _returns(port: Port) -> list[str]:
+    """The types that an output is returned as: its elements and, where the run finds them, its extents."""
+    extents = [f"std::array<std::size_t, {len(port.shape)}>"] if port.found else []
+    return [f"std::vector<{port.cpp}>", *extents]
+
+
+def _makes(port: Port, spell: KernelPrinter) -> list[str]:
+    """The variables that an output is returned in."""
+    if not port.found:
+        return [f"      std::vector<{port.cpp}> {port.parameter}({spell.extent(port.elements)});"]
+    room = math.prod(map(most, port.shape))
+    elements, extents = _returns(port)
+    return [f"      {elements} {port.parameter}({room});", f"      {extents} {port.found}{{}};"]
+
+
+def _cut(port: Port) -> str:
+    """Shortens what is returned to the elements that were found."""
+    extents = " * ".join(f"{port.found}[{axis}]" for axis in range(len(port.shape)))
+    return f"{port.parameter}.resize({extents});"
 
 
 def _pass(port: Port, const: bool) -> str:

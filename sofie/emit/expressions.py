@@ -124,7 +124,7 @@ class ExpressionPrinter:
         return self._spell(value)
 
     def _call(self, name: str, op: Operation) -> Expression:
-        if isinstance(op.results[0].type, IntegerType):  # a literal has a type of its own
+        if isinstance(op.results[0].type, IntegerType | IndexType):  # a literal has a type of its own
             name = f"{name}<{scalar_type(op.results[0].type)}>"
         arguments = [self.vector_text(v) if isinstance(v.type, VectorType) else self.text(v) for v in op.operands]
         return Expression(f"{name}({', '.join(arguments)})", ATOM)

@@ -20,7 +20,7 @@ from xdsl.rewriter import Rewriter
 
 from sofie import levels
 from sofie.dialects.sizes import SizesAttr
-from sofie.dialects.sofie import FusedOp, WeightOp
+from sofie.dialects.sofie import FusedOp, SizeOp, WeightOp
 from sofie.errors import SofieError, printable
 from sofie.rewrite import erase
 from sofie.weights import Blob
@@ -62,6 +62,9 @@ def _convert(module: ModuleOp) -> tuple[ModuleOp, list[WeightOp]]:
     for op in copy.walk():
         for key in [key for key in op.attributes if key.startswith(OWN)]:
             del op.attributes[key]
+    for size in [op for op in copy.walk() if isinstance(op, SizeOp)]:
+        size.result.replace_all_uses_with(size.value)
+        erase(size)
     _forget_sizes(copy)
     return copy, weights
 

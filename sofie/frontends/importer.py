@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -37,9 +37,9 @@ from sofie.dialects.types import tensor as tensor_type
 from sofie.errors import SofieError, UnsupportedError, printable
 from sofie.extents import SIZE, size_attribute
 from sofie.frontends import probing
-from sofie.frontends.inference import complete
+from sofie.frontends.inference import FOUND, Found, complete
 from sofie.frontends.operands import bindable
-from sofie.naming import identifier
+from sofie.naming import EMITTED, Namer, identifier
 from sofie.reference import NONDETERMINISTIC, evaluate_node
 from sofie.rewrite import erase
 from sofie.sizes import Size, Symbol, at, symbols_of
@@ -372,6 +372,8 @@ class Importer:
         """The types of the outputs: what inference says at every point, with sizes where the points differ."""
         symbols = self._symbols(node)
         where = probing.points(symbols)
+        if (found := self._found(node)) is not None:
+            return self._sized(self._infer_at(node, op_class, where[0]), dict(zip(node.output, found, strict=False)))
         answers = [self._infer_at(node, op_class, point) for point in where]
         if not symbols:
             return answers[0]
@@ -387,6 +389,37 @@ class Importer:
                     kind.tensor_type.shape.dim[axis].dim_param = str(extent)
                     self.sizes[str(extent)] = extent
         return answers[0]
+
+    def _found(self, node: onnx.NodeProto) -> list[list[int]] | None:
+        """The shapes of a node's results where the run finds them, with a symbol for each size that is found."""
+        rule = None if node.domain else FOUND.get(node.op_type)
+        if rule is None:
+            return None
+        shapes = [shape_of_type(self._tensor_type(n)) if n else () for n in node.input]
+        known = [self._value_at(n, {}) if n and n not in self.lists else None for n in node.input]
+        label = next(n for n in node.output if n)
+        names = Namer(EMITTED | {s.name for s in symbols_of(self.sizes.values())})
+        made: dict[str, int] = {}
+        return [
+            [
+                made.setdefault(e.what, e.size(names(f"{e.what}_{label}", "found"))) if isinstance(e, Found) else e
+                for e in s
+            ]
+            for s in rule(node, shapes, known)
+        ]
+
+    def _sized(
+        self, inferred: dict[str, onnx.TypeProto], shapes: Mapping[str, Sequence[int]]
+    ) -> dict[str, onnx.TypeProto]:
+        """The inferred types with these shapes, whose sizes become known by name."""
+        for name, kind in inferred.items():
+            shape = shapes[name]
+            for extent in shape:
+                if isinstance(extent, Size):
+                    self.sizes[str(extent)] = extent
+            dims = [str(e) if isinstance(e, Size) else e for e in shape]
+            kind.CopyFrom(onnx.helper.make_tensor_type_proto(kind.tensor_type.elem_type, dims))
+        return inferred
 
     def _infer_at(
         self, node: onnx.NodeProto, op_class: type[OnnxOp], point: probing.Point

@@ -20,12 +20,12 @@ from sofie.errors import SofieError, printable
 from sofie.extents import symbols_by_argument
 from sofie.interpreter.control import ControlFunctions
 from sofie.interpreter.generic import GenericFunctions
-from sofie.interpreter.machine import Machine, poisoned
+from sofie.interpreter.machine import Machine, poison_of, poisoned, within
 from sofie.interpreter.memory import MemoryFunctions
 from sofie.interpreter.scalars import CastFunctions, ComparisonFunctions, ElementwiseFunctions
 from sofie.interpreter.tensors import TensorFunctions, onnx_functions
 from sofie.interpreter.vectors import VectorFunctions
-from sofie.sizes import bind
+from sofie.sizes import at, bind, most, symbols_of
 from sofie.weights import Array
 
 _FUNCTIONS = (
@@ -67,11 +67,16 @@ def run(module: ModuleOp, inputs: Sequence[Array]) -> list[Array]:
         else:
             arguments.append(_made(argument, attrs, sizes) if _is_made(attrs) else next(feeds))
     machine = Machine(module, [*(functions() for functions in _FUNCTIONS), onnx_functions(module)], sizes)
+    machine.late = [
+        (argument, array)
+        for (argument, attrs), array in zip(ports, arguments, strict=True)
+        if "sofie.output" in attrs.data and any(s.name not in sizes for s in symbols_of(shape_of(argument)))
+    ]
     with np.errstate(all="ignore"):
         returned = machine.run_ssacfg_region(infer.body, tuple(arguments))
     outputs = [k for k, (_, attrs) in enumerate(ports) if "sofie.output" in attrs.data]
     if not infer.function_type.outputs.data:
-        return [_output(arguments[k], attributes[k]) for k in outputs]
+        return [_output(within(arguments[k], at(shape_of(ports[k][0]), machine.sizes)), attributes[k]) for k in outputs]
     results = infer.res_attrs or [_NOTHING] * len(returned)
     return [_output(value, attrs) for value, attrs in zip(returned, results, strict=True)]
 
@@ -82,7 +87,9 @@ def _is_made(attributes: DictionaryAttr) -> bool:
 
 
 def _made(argument: SSAValue, attributes: DictionaryAttr, sizes: Mapping[str, int]) -> Array:
-    array = poisoned(argument, sizes)
+    shape = shape_of(argument)
+    known = all(s.name in sizes for s in symbols_of(shape))
+    array = poisoned(argument, sizes) if known else poison_of(element_of(argument), tuple(map(most, shape)))
     if "sofie.arena" in attributes.data:
         array.view(np.uint8).fill(_ARENA_POISON)
     return array

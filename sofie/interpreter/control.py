@@ -11,8 +11,8 @@ from xdsl.ir import Operation, Region
 from xdsl.traits import SymbolTable
 
 from sofie.dialects.onnx import GraphYieldOp
-from sofie.dialects.sofie import FusedOp, YieldOp
-from sofie.interpreter.machine import Functions, refusal
+from sofie.dialects.sofie import FusedOp, SizeOp, YieldOp
+from sofie.interpreter.machine import Functions, Machine, refusal
 
 
 def _hand_out(
@@ -49,6 +49,13 @@ class ControlFunctions(Functions):
     def fused(self, interpreter: Interpreter, op: FusedOp, values: PythonValues) -> PythonValues:
         """A group means what its members mean one after the other."""
         return interpreter.run_ssacfg_region(op.body, ())
+
+    @impl(SizeOp)
+    def size(self, interpreter: Interpreter, op: SizeOp, values: PythonValues) -> PythonValues:
+        """A size of this run becomes known."""
+        assert isinstance(interpreter, Machine)
+        interpreter.found(op.symbol, int(values[0]))
+        return (values[0],)
 
     @impl(scf.ForOp)
     def for_(self, interpreter: Interpreter, op: scf.ForOp, values: PythonValues) -> PythonValues:

@@ -7,6 +7,7 @@ element type. There is no recursion in a module, hence one frame.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -14,13 +15,13 @@ from typing import Any, TypeVar
 import numpy as np
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.interpreter import Interpreter, InterpreterFunctions, OpImplResult, PythonValues, impl, register_impls
-from xdsl.ir import Operation, Region, SSAValue
+from xdsl.ir import Attribute, Operation, Region, SSAValue
 
 from sofie.dialects.types import element_of, numpy_dtype, shape_of
 from sofie.errors import SofieError
 from sofie.interpreter.lifetimes import births
 from sofie.rewrite import blame
-from sofie.sizes import at
+from sofie.sizes import Symbol, at, symbols_of
 from sofie.weights import Array
 
 _POISON_BYTE = b"\xa5"
@@ -46,9 +47,19 @@ def poison(array: Array) -> None:
 
 def poisoned(value: SSAValue, sizes: Mapping[str, int]) -> Array:
     """New memory for a tensor or memref value, given the run-time sizes."""
-    array: Array = np.empty(at(shape_of(value), sizes), numpy_dtype(element_of(value)))
+    return poison_of(element_of(value), at(shape_of(value), sizes))
+
+
+def poison_of(element: Attribute, shape: tuple[int, ...]) -> Array:
+    """New memory for elements of a type."""
+    array: Array = np.empty(shape, numpy_dtype(element))
     poison(array)
     return array
+
+
+def within(room: Array, shape: tuple[int, ...]) -> Array:
+    """The first elements of some memory under a shape."""
+    return room.reshape(-1)[: math.prod(shape)].reshape(shape)
 
 
 def numbers(interpreter: Interpreter, extents: Iterable[int]) -> tuple[int, ...]:
@@ -95,12 +106,23 @@ class Machine(Interpreter):
 
     def __init__(self, module: ModuleOp, functions: Iterable[InterpreterFunctions], sizes: Mapping[str, int]) -> None:
         super().__init__(module)
-        self.sizes = sizes
+        self.sizes = dict(sizes)
+        self.late: list[tuple[SSAValue, Array]] = []
+        """Arguments whose sizes the run finds, and the memory for their bounds."""
         for each in functions:
             self.register_implementations(each)
         self._plans: dict[Region, _Plan] = {}
         self._slots: dict[SSAValue, int] = {}
         self._values: list[Any] = []
+
+    def found(self, symbol: Symbol, number: int) -> None:
+        """The run has found a size: buffers that waited for it get their shapes. Raises ValueError out of bounds."""
+        if not symbol.low <= number <= symbol.high:
+            raise ValueError(f"{symbol.name} is {number}, which is not in {symbol.low}..{symbol.high}")
+        self.sizes[symbol.name] = number
+        for argument, room in self.late:
+            if all(s.name in self.sizes for s in symbols_of(shape_of(argument))):
+                self._values[self._slots[argument]] = within(room, at(shape_of(argument), self.sizes))
 
     def run_ssacfg_region(self, region: Region, args: PythonValues, name: str = "") -> PythonValues:
         """Runs a region of one block on `args`; returns what its terminator hands out. Raises SofieError."""

@@ -16,7 +16,7 @@ from sofie.dialects.blas import GemmOp
 from sofie.dialects.sofie import TileOp
 from sofie.dialects.types import element_of, numpy_dtype, shape_of, shape_of_type, strides_and_offset
 from sofie.interpreter.lifetimes import is_written
-from sofie.interpreter.machine import Functions, numbers, poison, refusal, room_for
+from sofie.interpreter.machine import Functions, numbers, poison, refusal, room_for, within
 from sofie.weights import Array
 
 _Box = memref.SubviewOp | tensor.ExtractSliceOp | tensor.InsertSliceOp
@@ -118,7 +118,7 @@ class MemoryFunctions(Functions):
         shape = numbers(interpreter, shape_of(op.result))
         if math.prod(shape) > values[0].size:
             raise refusal(op, f"takes {math.prod(shape)} of {values[0].size} elements")
-        return (_typed(interpreter, op, values[0].reshape(-1)[: math.prod(shape)].reshape(shape), 0),)
+        return (_typed(interpreter, op, within(values[0], shape), 0),)
 
     @impl(memref.SubviewOp)
     def subview(self, interpreter: Interpreter, op: memref.SubviewOp, values: PythonValues) -> PythonValues:

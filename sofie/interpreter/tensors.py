@@ -14,9 +14,10 @@ from sofie.dialects.onnx import DOMAINS, OnnxOp
 from sofie.dialects.sofie import ExtentsOp, WeightOp
 from sofie.dialects.types import element_of, numpy_dtype, shape_of
 from sofie.errors import SofieError
-from sofie.interpreter.machine import Functions, numbers, refusal, room_for, tabulated
+from sofie.interpreter.machine import Functions, Machine, numbers, refusal, room_for, tabulated
 from sofie.interpreter.memory import box_of, inside
 from sofie.reference import evaluate_node
+from sofie.sizes import bind
 
 
 @register_impls
@@ -103,7 +104,9 @@ def _reference(self: Functions, interpreter: Interpreter, op: OnnxOp, values: Py
         results = evaluate_node(op.node(), arrays, DOMAINS)
     except SofieError as error:
         raise refusal(op, f"cannot be run: {error}") from error
-    shapes = [numbers(interpreter, shape_of(result)) for result in op.results]
-    if [r.shape for r in results] != shapes:
+    assert isinstance(interpreter, Machine)
+    fits = [bind(shape_of(v), r.shape, interpreter.sizes) for r, v in zip(results, op.results, strict=True)]
+    if not all(fits):
+        shapes = [shape_of(result) for result in op.results]
         raise refusal(op, f"gives shapes {[list(r.shape) for r in results]}, inference found {shapes}")
     return tuple(r.astype(numpy_dtype(element_of(v)), copy=False) for r, v in zip(results, op.results, strict=True))

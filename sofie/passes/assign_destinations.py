@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from xdsl.context import Context
 from xdsl.dialects import arith, func, scf, tensor
@@ -29,7 +29,7 @@ from sofie.dialects.sofie import FusedOp, WeightOp, YieldOp
 from sofie.dialects.types import element_of, shape_of
 from sofie.dialects.types import tensor as tensor_type
 from sofie.errors import UnsupportedError
-from sofie.extents import again, entries, read, values
+from sofie.extents import again, entries, found_sizes, function_of, read, values
 from sofie.passes.lower_onnx.builder import reshape_op, reshape_steps
 from sofie.rewrite import erase, positions, users
 from sofie.sharing import (
@@ -44,6 +44,7 @@ from sofie.sharing import (
     root,
     yields,
 )
+from sofie.sizes import symbols_of
 
 INDEX_ARITHMETIC = (arith.AddiOp, arith.MuliOp)
 DESTINATION = "sofie.destination"
@@ -226,6 +227,8 @@ def _known_before(values: Sequence[SSAValue], anchor: Operation) -> bool:
     assert block is not None
     order = positions(block.ops)
     late = [v for v in values if isinstance(v.owner, Operation) and v.owner in order and read(v) is None]
+    found = found_sizes(function_of(anchor)) if symbols_of(read(v) for v in values) else {}
+    late += [found[s] for s in symbols_of(read(v) for v in values) if s in found]
     return all(order[v.owner] < order[anchor] for v in late if isinstance(v.owner, Operation))
 
 
@@ -335,6 +338,10 @@ def _copy_where_not_free(function: func.FuncOp) -> None:
     outputs = [a for a, d in zip(function.body.block.args, attributes, strict=False) if "sofie.output" in d.data]
     sharing = _Sharing(function)
     for op in list(function.walk()):
+        if _scalar_group(op):
+            _copy_starts(cast(FusedOp, op), outputs)
+        if (around := op.parent_op()) is not None and _in_scalar_group(around):
+            continue  # it is written so that every version of a tensor is used once
         for index in _written(op):
             target = op.operands[index]
             mine = _writable(root(target), op, outputs) and not _reads_elsewhere(op, index)
@@ -349,6 +356,42 @@ def _copy_where_not_free(function: func.FuncOp) -> None:
             block.insert_ops_before([empty, copy], op)
             op.operands[index] = copy.results[0]
             sharing = _Sharing(function)
+
+
+def _scalar_group(op: Operation) -> bool:
+    """Whether an op is a group of scalar code: it has loops and stores of its own."""
+    return isinstance(op, FusedOp) and not any(isinstance(member, GenericOp) for member in op.walk())
+
+
+def _in_scalar_group(op: Operation) -> bool:
+    current: Operation | None = op
+    while current is not None and not isinstance(current, FusedOp):
+        current = current.parent_op()
+    return current is not None and _scalar_group(current)
+
+
+def _copy_starts(group: FusedOp, outputs: Sequence[SSAValue]) -> None:
+    """Scalar code updates its starts: one that others see too is copied before."""
+    inside = set(group.walk())
+    block = group.parent_block()
+    assert block is not None
+    written = dict.fromkeys(op.operands[k] for op in inside for k in _written(op))
+    for target in written:
+        if isinstance(target.owner, Block):
+            outer = target.owner.parent_op()
+            if outer in inside:
+                continue
+        elif target.owner in inside:
+            continue
+        alone = all(use.operation in inside for use in target.uses) and all(
+            len(list(v.uses)) <= 1 for v in list(chain(target))[1:]
+        )
+        if alone and _writable(root(target), group, outputs):
+            continue
+        empty = tensor.EmptyOp(values(shape_of(target), group), tensor_type(element_of(target), shape_of(target)))
+        copy = structured.copy_op(target, empty.tensor)
+        block.insert_ops_before([empty, copy], group)
+        target.replace_uses_with_if(copy.results[0], lambda use: use.operation in inside)
 
 
 def _reads_elsewhere(op: Operation, index: int) -> bool:

@@ -73,8 +73,11 @@ def _expand(op: OnnxOp) -> bool:
     block = function.regions[0].block
     operands = [v for v in op.inputs if v is not None and not isinstance(v.owner, WeightOp | ExtentsOp)]
     known = symbol_arguments(function_of(op))
-    sizes = [known[symbol] for symbol in symbol_arguments(function)]
-    for argument, value in zip(block.args, [*sizes, *operands], strict=True):
+    symbols = symbol_arguments(function)
+    for symbol, argument in symbols.items():
+        if symbol in known:  # what the run finds has no value yet, and nothing at level 1 reads one
+            argument.replace_all_uses_with(known[symbol])
+    for argument, value in zip(block.args[len(symbols) :], operands, strict=True):
         argument.replace_all_uses_with(value)
     terminator = block.last_op
     assert terminator is not None

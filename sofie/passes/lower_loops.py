@@ -39,10 +39,10 @@ from xdsl.passes import ModulePass
 from sofie import extents, structured
 from sofie.dialects.sofie import FusedOp, TileOp, YieldOp
 from sofie.dialects.types import element_of, shape_of
-from sofie.extents import function_of, symbol_arguments
+from sofie.extents import function_of, symbol_values
 from sofie.grouping import SharedLoop, shared_loops
 from sofie.rewrite import erase
-from sofie.sizes import Size, most
+from sofie.sizes import Size, most, symbols_of
 
 PARALLEL_NAMES = "ijlmnopq"
 REDUCTION_NAMES = ("k", "k1", "k2", "k3", "k4")
@@ -75,7 +75,8 @@ class Indices:
             return self.constant(extent)
         if extent not in self._sizes:
             assert self._first is not None
-            self._sizes[extent] = extents.compute(extent, symbol_arguments(function_of(self._first)), self._at_top)
+            symbols = symbol_values(function_of(self._first), symbols_of([extent]))
+            self._sizes[extent] = extents.compute(extent, symbols, self._at_top)
         return self._sizes[extent]
 
     def _at_top(self, op: Operation) -> SSAValue:

@@ -21,10 +21,10 @@ from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, MemRefType, ModuleO
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
 
-from sofie.dialects.sofie import FusedOp, WeightOp, YieldOp
+from sofie.dialects.sofie import FusedOp, SizeOp, WeightOp, YieldOp
 from sofie.dialects.types import memref as memref_type
 from sofie.dialects.types import shape_of, strides_and_offset
-from sofie.extents import SIZE, function_of, size_attribute, symbols_by_argument
+from sofie.extents import SIZE, function_of, size_attribute, symbol_values
 from sofie.memory import writes_operand
 from sofie.naming import EMITTED, Namer
 from sofie.rewrite import defining, erase, node_names
@@ -77,8 +77,9 @@ def _kernel_name(group: FusedOp) -> str:
 
 def _outline(group: FusedOp) -> tuple[func.FuncOp, list[SSAValue]]:
     """The kernel of a group, still without name, and the operands of its call."""
-    sizes = symbols_by_argument(function_of(group))
     captured = _captured(group)
+    sizes = {value: symbol for symbol, value in symbol_values(function_of(group), _symbols(captured)).items()}
+    sizes |= {v: v.owner.symbol for v in captured if isinstance(v.owner, SizeOp)}
     captured = [v for v in sizes if v in captured or sizes[v] in _symbols(captured)] + [
         v for v in captured if v not in sizes
     ]

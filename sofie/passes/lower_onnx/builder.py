@@ -22,7 +22,7 @@ from xdsl.ir.affine import AffineExpr, AffineMap
 
 from sofie import extents, sizes, structured
 from sofie.dialects.onnx import OnnxOp
-from sofie.dialects.sofie import ExtentsOp, WeightOp
+from sofie.dialects.sofie import ExtentsOp, SizeOp, WeightOp
 from sofie.dialects.types import element_of, is_float, is_unsigned, shape_of, signless
 from sofie.dialects.types import tensor as tensor_type
 from sofie.errors import SofieError, UnsupportedError
@@ -158,6 +158,13 @@ class Lowering:
         elif kind != i64:
             value = self.insert(arith.TruncIOp(value, kind))
         return lambda s: value
+
+    def found(self, extent: int, number: SSAValue) -> None:
+        """Says what the run found a size to be: `number`, of type `index`; nothing where it is known anyway."""
+        if isinstance(extent, sizes.Size):
+            (symbol,) = extent.symbols
+            size = self.insert(SizeOp(number, extents.size_attribute(symbol)))
+            size.name_hint = symbol.name
 
     def fill(self, value: float | int, shape: Sequence[int], element: Attribute) -> SSAValue:
         """A tensor with `value` everywhere."""

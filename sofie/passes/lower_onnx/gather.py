@@ -1,8 +1,7 @@
 """Operators that read or write where an index tensor says: gathers, scatters, orderings along an axis.
 
-A gather reads its data with `tensor.extract` inside the body. A scatter walks its result and looks through the updates
-for those that land there, so that no iteration writes what another one writes. Indices count from the end where they
-are negative; what lies outside is the caller's error.
+A gather reads its data with `tensor.extract` inside the body. A scatter walks the updates in order. Indices count from
+the end where they are negative; what lies outside is the caller's error.
 """
 
 from __future__ import annotations
@@ -10,17 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from xdsl.dialects import arith, tensor
-from xdsl.dialects.builtin import IndexType, i1, i64
+from xdsl.dialects.builtin import IndexType, i64
 from xdsl.ir import BlockArgument, SSAValue
 from xdsl.ir.affine import AffineExpr, AffineMap
 
 from sofie import structured
 from sofie.dialects.onnx import OnnxOp
-from sofie.dialects.types import element_of, is_float, shape_of
+from sofie.dialects.types import element_of, shape_of
 from sofie.errors import UnsupportedError
 from sofie.passes.lower_onnx import lowers
-from sofie.passes.lower_onnx.builder import Lowering
+from sofie.passes.lower_onnx.builder import Fn, Lowering
 from sofie.passes.lower_onnx.scalars import Scalars
+from sofie.passes.lower_onnx.sequential import Visited, Walk, kernel
 
 _INDEX = IndexType()
 
@@ -123,9 +123,9 @@ def reverse_sequence(op: OnnxOp, build: Lowering) -> SSAValue:
 # -- scatters ----------------------------------------------------------------------------------------------------
 
 
-def _combine(op: OnnxOp) -> Callable[[Scalars, SSAValue, SSAValue], SSAValue]:
-    """How an update joins the element (old, update) -> new that it lands on."""
-    table: dict[str, Callable[[Scalars, SSAValue, SSAValue], SSAValue]] = {
+def _combine(op: OnnxOp) -> Fn:
+    """How an update joins the element that it lands on: (scalars, old, update) -> new."""
+    table: dict[str, Fn] = {
         "none": lambda s, old, new: new,
         "add": lambda s, old, new: s.add(old, new),
         "mul": lambda s, old, new: s.mul(old, new),
@@ -138,105 +138,49 @@ def _combine(op: OnnxOp) -> Callable[[Scalars, SSAValue, SSAValue], SSAValue]:
     return table[reduction]
 
 
+def _scatter(
+    build: Lowering, x: SSAValue, updates: SSAValue, combine: Fn, where: Callable[[Walk, Visited], Visited]
+) -> SSAValue:
+    """A copy of x into which the updates are combined, each at `where(walk, its position)`, in row-major order."""
+
+    def fn(walk: Walk, into: SSAValue) -> Sequence[SSAValue]:
+        def step(place: Visited, carried: Visited) -> Visited:
+            target, update = where(walk, place), walk.load(updates, *place)
+            return [walk.store(combine(walk, walk.load(carried[0], *target), update), carried[0], *target)]
+
+        return walk.each(shape_of(updates), [into], step)
+
+    return kernel(build, [build.copy(x)], fn)[0]
+
+
 @lowers("ScatterElements")
 def scatter_elements(op: OnnxOp, build: Lowering) -> SSAValue:
-    """y[indices[i, j], j] = updates[i, j] over a copy of x for axis 0, and so on (ScatterElements 18).
-
-    Takes (elements of x) * (extent of the updates' axis) comparisons.
-    """
+    """y[indices[i, j], j] = updates[i, j] over a copy of x for axis 0, and so on (ScatterElements 18)."""
     x, indices, updates = build.operand(0), build.operand(1), build.operand(2)
-    shape, reach = shape_of(x), shape_of(indices)
-    rank, axis, combine = len(shape), build.axis("axis", len(shape)), _combine(op)
-    if 0 in reach:
-        return x
-    touched = [e if a == axis else r for a, (e, r) in enumerate(zip(shape, reach, strict=True))]
-    part = build.slice(x, [0] * rank, touched)
-    read = structured.dims_map(rank + 1, [rank if a == axis else a for a in range(rank)])
-    write = structured.dims_map(rank + 1, list(range(rank)))
+    shape = shape_of(x)
+    axis = build.axis("axis", len(shape))
 
-    def fn(s: Scalars, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
-        index, update, old = args
-        hit = same(s, position(build, s, index, shape[axis]), s.loop(axis))
-        return [s.select(hit, combine(s, old, update), old)]
+    def where(walk: Walk, place: Visited) -> Visited:
+        index = position(build, walk, walk.load(indices, *place), shape[axis])
+        return [*place[:axis], index, *place[axis + 1 :]]
 
-    start = build.copy(part)
-    result = build.generic([indices, updates], [start], [read, read, write], fn, [rank])[0]
-    return result if touched == list(shape) else build.insert_slice(result, x, [0] * rank)
+    return _scatter(build, x, updates, _combine(op), where)
 
 
-@lowers("ScatterND", limits="indices have at least one coordinate")
+@lowers("ScatterND")
 def scatter_nd(op: OnnxOp, build: Lowering) -> SSAValue:
-    """A copy of x with slabs replaced at the coordinates in the last axis of indices (ScatterND 18).
-
-    Takes (elements of x) * (number of slabs) comparisons.
-    """
+    """A copy of x with slabs replaced at the coordinates in the last axis of indices (ScatterND 18)."""
     x, indices, updates = build.operand(0), build.operand(1), build.operand(2)
     shape, (*lead, depth) = shape_of(x), shape_of(indices)
-    rank, combine = len(shape), _combine(op)
-    if 0 in lead or 0 in shape:
-        return x
-    if depth == 0:
-        raise UnsupportedError("indices without coordinates are not supported; give them one at least")
-    loops = rank + len(lead)
-    reads = [_coordinate(loops, len(lead), k, rank) for k in range(depth)]
-    slabs = structured.dims_map(loops, [*range(rank, loops), *range(depth, rank)])
-    write = structured.dims_map(loops, list(range(rank)))
 
-    def fn(s: Scalars, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
-        *coordinates, update, old = args
-        hit = s.constant(True, i1)
-        for a, coordinate in enumerate(coordinates):
-            hit = s.insert(arith.AndIOp(hit, same(s, position(build, s, coordinate, shape[a]), s.loop(a))))
-        return [s.select(hit, combine(s, old, update), old)]
+    def where(walk: Walk, place: Visited) -> Visited:
+        row, rest = place[: len(lead)], place[len(lead) :]
+        return [*(position(build, walk, walk.load(indices, *row, k), shape[k]) for k in range(depth)), *rest]
 
-    inputs = [*[indices] * depth, updates]
-    return build.generic(inputs, [build.copy(x)], [*reads, slabs, write], fn, range(rank, loops))[0]
+    return _scatter(build, x, updates, _combine(op), where)
 
 
-# -- order and position -------------------------------------------------------------------------------------------
-
-
-@lowers("TopK", limits="k known when compiling")
-def top_k(op: OnnxOp, build: Lowering) -> Sequence[SSAValue]:
-    """The k largest or smallest elements of an axis in order, and their indices; ties by the lower one (TopK 24).
-
-    Counts for every element how many come before it, n * n comparisons on an axis of n; NaN is above all numbers.
-    """
-    x = build.operand(0)
-    shape, result = shape_of(x), build.result_shape()
-    rank, axis = len(shape), build.axis("axis", len(shape))
-    here = structured.dims_map(rank + 1, list(range(rank)))
-    there = structured.dims_map(rank + 1, [rank if a == axis else a for a in range(rank)])
-    largest = op.integer("largest") == 1
-
-    def count(s: Scalars, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
-        mine, other, before = args
-        high, low = (other, mine) if largest else (mine, other)
-        earlier = s.insert(arith.CmpiOp(s.loop(rank), s.loop(axis), "slt"))
-        tied_or_better = s.insert(arith.XOrIOp(_above(s, low, high), s.constant(True, i1)))
-        precedes = s.select(earlier, tied_or_better, _above(s, high, low))
-        return [s.select(precedes, s.insert(arith.AddiOp(before, s.constant(1, i64))), before)]
-
-    def pick(s: Scalars, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
-        value, place, best, index = args
-        hit = same(s, s.insert(arith.IndexCastOp(place, _INDEX)), s.loop(axis))
-        return [
-            s.select(hit, value, best),
-            s.select(hit, s.place(rank), index),
-        ]
-
-    places = build.generic([x, x], [build.fill(0, shape, i64)], [here, there, here], count, [rank])[0]
-    starts = [build.fill(0, result, element_of(x)), build.fill(0, result, i64)]
-    return build.generic([x, places], starts, [there, there, here, here], pick, [rank])
-
-
-def _above(s: Scalars, a: SSAValue, b: SSAValue) -> SSAValue:
-    """Whether a > b, where NaN is above all numbers."""
-    greater = s.compare("gt", a, b)
-    if not is_float(a.type):
-        return greater
-    only_a = s.insert(arith.AndIOp(s.compare("ne", a, a), s.compare("eq", b, b)))
-    return s.insert(arith.OrIOp(greater, only_a))
+# -- positions -------------------------------------------------------------------------------------------
 
 
 @lowers("OneHot", limits="depth known when compiling")

@@ -15,6 +15,7 @@ from sofie.dialects.types import element_of, shape_of
 from sofie.passes.lower_onnx import lowers
 from sofie.passes.lower_onnx.builder import Fn, Lowering
 from sofie.passes.lower_onnx.scalars import Scalars
+from sofie.passes.lower_onnx.sequential import Visited, Walk, kernel
 
 _INDEX = IndexType()
 
@@ -104,22 +105,26 @@ def _running(op: OnnxOp, build: Lowering, neutral: int, fn: Fn) -> SSAValue:
 
 
 def _running_along(op: OnnxOp, build: Lowering, axis: int, neutral: int, fn: Fn) -> SSAValue:
-    """The fold of what stands at or (exclusive) before each element, from the end of the axis if `reverse`.
-
-    Takes n * n steps on an axis of n: each element is folded on its own, and none waits for another.
-    """
+    """The fold of what stands at or (exclusive) before each element, from the end of the axis if `reverse`."""
     x = build.operand(0)
     shape, kind = shape_of(x), element_of(x)
-    rank = len(shape)
-    here = structured.dims_map(rank + 1, list(range(rank)))
-    there = structured.dims_map(rank + 1, [rank if a == axis else a for a in range(rank)])
-    predicate = ("sg" if op.integer("reverse") else "sl") + ("t" if op.integer("exclusive") else "e")
+    others = [e for a, e in enumerate(shape) if a != axis]
+    exclusive, reverse = op.integer("exclusive") == 1, op.integer("reverse") == 1
 
-    def body(s: Scalars, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
-        counts = s.insert(arith.CmpiOp(s.loop(rank), s.loop(axis), predicate))
-        return [s.select(counts, fn(s, args[1], args[0]), args[1])]
+    def run(walk: Walk, into: SSAValue) -> Sequence[SSAValue]:
+        def row(where: Visited, carried: Visited) -> Visited:
+            def step(i: SSAValue, carried: Visited) -> Visited:
+                total, into = carried
+                place = walk.sub(walk.plus(walk.index(shape[axis]), -1), i) if reverse else i
+                here = [*where[:axis], place, *where[axis:]]
+                after = fn(walk, total, walk.load(x, *here))
+                return [after, walk.store(total if exclusive else after, into, *here)]
 
-    return build.generic([x], [build.fill(neutral, shape, kind)], [there, here], body, [rank])[0]
+            return walk.repeat(0, shape[axis], [walk.constant(neutral, kind), carried[0]], step)[1:]
+
+        return walk.each(others, [into], row)
+
+    return kernel(build, [build.empty(shape, kind)], run)[0]
 
 
 @lowers("ConstantOfShape", limits="shape known when compiling")

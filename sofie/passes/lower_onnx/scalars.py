@@ -102,8 +102,12 @@ class Scalars:
         return self.insert(arith.IndexCastOp(self.loop(dimension), i64))
 
     def _binary(self, name: str, a: SSAValue, b: SSAValue) -> SSAValue:
-        table = _FLOAT if is_float(a.type) else _UNSIGNED if self._unsigned or a.type == i1 else _SIGNED
+        table = _FLOAT if is_float(a.type) else _UNSIGNED if self._reads_unsigned(a) else _SIGNED
         return self.insert(table[name](a, b))
+
+    def _reads_unsigned(self, x: SSAValue) -> bool:
+        """How an integer is read: a bool as 0 or 1, a position with its sign."""
+        return x.type == i1 or (self._unsigned and not isinstance(x.type, IndexType))
 
     def add(self, a: SSAValue, b: SSAValue) -> SSAValue:
         """a + b, integers wrap."""
@@ -151,7 +155,7 @@ class Scalars:
         """a `lt|le|gt|ge|eq|ne` b as i1; false (but for `ne`) where a float is NaN."""
         if is_float(a.type):
             return self.insert(arith.CmpfOp(a, b, _FLOAT_PREDICATE[predicate]))
-        table = _UNSIGNED_PREDICATE if self._unsigned or a.type == i1 else _SIGNED_PREDICATE
+        table = _UNSIGNED_PREDICATE if self._reads_unsigned(a) else _SIGNED_PREDICATE
         return self.insert(arith.CmpiOp(a, b, table[predicate]))
 
     def select(self, condition: SSAValue, yes: SSAValue, no: SSAValue) -> SSAValue:

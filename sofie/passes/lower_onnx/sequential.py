@@ -16,17 +16,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import reduce
 from typing import cast
 
 from xdsl.builder import Builder
 from xdsl.dialects import arith, scf, tensor
-from xdsl.dialects.builtin import IndexType
+from xdsl.dialects.builtin import IndexType, i64
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 
 from sofie.dialects.sofie import FusedOp, YieldOp
 from sofie.dialects.types import element_of
 from sofie.passes.lower_onnx.builder import Lowering
-from sofie.passes.lower_onnx.scalars import Scalars
+from sofie.passes.lower_onnx.scalars import Scalars, constant_op
 from sofie.sizes import Size
 
 INDEX = IndexType()
@@ -35,6 +36,8 @@ Place = SSAValue | int
 """A position: a number (a run-time size among them), or a value of type index."""
 
 Step = Callable[[SSAValue, Sequence[SSAValue]], Sequence[SSAValue]]
+Visited = Sequence[SSAValue]
+Visit = Callable[[Visited, Sequence[SSAValue]], Sequence[SSAValue]]
 
 
 class Walk(Scalars):
@@ -79,6 +82,23 @@ class Walk(Scalars):
         self._build.add(loop)
         return list(loop.res)
 
+    def each(self, shape: Sequence[int], carried: Sequence[SSAValue], step: Visit) -> list[SSAValue]:
+        """carried = step(position, carried) for every position of a tensor of `shape`, in row-major order."""
+        return self._each(list(shape), [], carried, step)
+
+    def _each(self, shape: Sequence[int], outer: Visited, carried: Sequence[SSAValue], step: Visit) -> list[SSAValue]:
+        if not shape:
+            return list(step(outer, carried))
+        return self.repeat(0, shape[0], carried, lambda i, c: self._each(shape[1:], [*outer, i], c, step))
+
+    def plus(self, place: SSAValue, number: int) -> SSAValue:
+        """A position further on."""
+        return self.add(place, self.constant(number, INDEX))
+
+    def both(self, *conditions: SSAValue) -> SSAValue:
+        """Whether all conditions hold; all of them are computed."""
+        return reduce(lambda a, b: self.binary("and", a, b), conditions)
+
     def choose(
         self, condition: SSAValue, yes: Callable[[], Sequence[SSAValue]], no: Sequence[SSAValue]
     ) -> list[SSAValue]:
@@ -113,3 +133,22 @@ def kernel(build: Lowering, results: Sequence[SSAValue], fn: Callable[..., Seque
     group = FusedOp(block, [v.type for v in made])
     build.add(group)
     return list(group.res)
+
+
+def found(build: Lowering, extent: int, count: Callable[[Walk], SSAValue]) -> None:
+    """A kernel that counts: `count(walk)` is what the size `extent` is in this run."""
+
+    def fn(walk: Walk, into: SSAValue) -> Sequence[SSAValue]:
+        return [walk.store(walk.number(count(walk), i64), into, 0)]
+
+    if isinstance(extent, Size):
+        (total,) = kernel(build, [build.empty([1], i64)], fn)
+        tell(build, extent, total)
+
+
+def tell(build: Lowering, extent: int, total: SSAValue) -> None:
+    """Says that the size `extent` is the first element of an int64 tensor."""
+    if isinstance(extent, Size):
+        zero = build.insert(constant_op(0, INDEX))
+        number = build.insert(tensor.ExtractOp(total, [zero], i64))
+        build.found(extent, build.insert(arith.IndexCastOp(number, INDEX)))

@@ -56,7 +56,7 @@ def symbol_arguments(function: func.FuncOp) -> dict[Symbol, SSAValue]:
 
 def found_sizes(function: func.FuncOp) -> dict[Symbol, SSAValue]:
     """The values of symbols that the run finds, each the result of an op."""
-    return {op.symbol: op.result for op in function.body.block.ops if isinstance(op, SizeOp)}
+    return {op.symbol: op.result for op in function.walk() if isinstance(op, SizeOp)}
 
 
 def symbol_values(function: func.FuncOp, wanted: Iterable[Symbol]) -> dict[Symbol, SSAValue]:

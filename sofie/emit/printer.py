@@ -35,6 +35,7 @@ from sofie.emit.spelling import (
 )
 from sofie.errors import SofieError
 from sofie.extents import symbols_by_argument
+from sofie.loops import guard
 from sofie.memory import is_written
 from sofie.rewrite import blame
 from sofie.sizes import Size
@@ -140,7 +141,8 @@ class KernelPrinter(ExpressionPrinter):
         for init, argument, result in zip(op.iter_args, carried, op.res, strict=True):
             name = self._carried_name(init, argument)
             self.spelled[argument] = self.spelled[result] = Expression(name, ATOM)
-        self._loop(variable, op.lb, op.ub, op.step)
+        flag = guard(op)
+        self._loop(variable, op.lb, op.ub, op.step, "" if flag is None else f" && {self.text(flag)}")
         self.block(block)
         last = block.last_op
         assert isinstance(last, scf.YieldOp)
@@ -219,12 +221,12 @@ class KernelPrinter(ExpressionPrinter):
         self._assign(chosen, list(last.arguments))
         self.depth -= 1
 
-    def _loop(self, variable: SSAValue, low: SSAValue, high: SSAValue, step: SSAValue) -> None:
+    def _loop(self, variable: SSAValue, low: SSAValue, high: SSAValue, step: SSAValue, also: str = "") -> None:
         name = self.names(variable.name_hint or "i")
         self.spelled[variable] = Expression(name, ATOM)
         by = self.text(step)
         advance = f"++{name}" if by == "1" else f"{name} += {by}"
-        self.line(f"for (index {name} = {self.text(low)}; {name} < {self.text(high)}; {advance}) {{")
+        self.line(f"for (index {name} = {self.text(low)}; {name} < {self.text(high)}{also}; {advance}) {{")
         self.depth += 1
 
     def _close(self) -> None:

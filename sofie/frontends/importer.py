@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import ChainMap
 from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 import onnx
@@ -37,13 +37,15 @@ from sofie.dialects.types import tensor as tensor_type
 from sofie.errors import SofieError, UnsupportedError, printable
 from sofie.extents import SIZE, size_attribute
 from sofie.frontends import probing
-from sofie.frontends.inference import FOUND, Found, complete
+from sofie.frontends.inference import FOUND, SCALARS, Found, complete
 from sofie.frontends.operands import bindable
 from sofie.naming import EMITTED, Namer, identifier
 from sofie.reference import NONDETERMINISTIC, evaluate_node
 from sofie.rewrite import erase
-from sofie.sizes import Size, Symbol, at, symbols_of
+from sofie.sizes import Size, Symbol, at, most, symbols_of
 from sofie.weights import Array
+
+_Entry = TypeVar("_Entry")
 
 FOLD_ELEMENTS = 4096
 """A node is evaluated while importing when neither its inputs nor its results have more elements than this."""
@@ -85,6 +87,87 @@ class Sized:
         extents = np.empty(len(op.values), object)
         extents[:] = op.values
         return Sized(extents.reshape(shape_of(op.result)), numpy_dtype(element_of(op.result)))
+
+
+UNROLLED = 64
+"""Iterations of a Loop that may stand one after the other, where shapes differ between them."""
+
+
+@dataclass(frozen=True)
+class Iteration:
+    """What one iteration of a Loop or Scan takes and gives.
+
+    takes: the types of the body's inputs. carries: those among them that the next iteration takes, which are the first
+    outputs of the node. conditions: how many outputs of the body come before those. axes: where the results that each
+    iteration adds to are stacked. trips: how many iterations there are at most, None where only the run knows; ends:
+    whether a condition may end them before.
+    """
+
+    takes: Sequence[onnx.TypeProto]
+    carries: Sequence[onnx.TypeProto]
+    conditions: int
+    trips: int | None
+    ends: bool = False
+    axes: Sequence[int] = ()
+
+    @staticmethod
+    def of_loop(scope: Importer, node: onnx.NodeProto) -> Iteration:
+        """M and a condition bound it; each may be absent (Loop 25)."""
+        carries = [scope.types[name] for name in node.input[2:]]
+        number, flag = (
+            onnx.helper.make_tensor_type_proto(k, []) for k in (onnx.TensorProto.INT64, onnx.TensorProto.BOOL)
+        )
+        trips: int | None = None
+        if node.input[0] in scope.lists:
+            trips = scope.lists[node.input[0]].extents.reshape(-1)[0]
+        elif node.input[0] and (known := scope._value_at(node.input[0], {})) is not None:
+            trips = max(int(known.reshape(-1)[0]), 0)
+        return Iteration([number, flag, *carries], carries, 1, trips, Iteration.may_end(scope, node))
+
+    @staticmethod
+    def may_end(scope: Importer, node: onnx.NodeProto) -> bool:
+        """Whether the condition of a Loop can be false before M iterations are done."""
+        body = next(a.g for a in node.attribute if a.name == "body")
+        start = scope._value_at(node.input[1], {}) if len(node.input) > 1 and node.input[1] else np.asarray(True)
+        makers = {name: inner for inner in body.node for name in inner.output}
+        name = body.output[0].name
+        while name in makers and makers[name].op_type == "Identity":
+            name = makers[name].input[0]
+        stays = name == body.input[1].name or any(
+            i.name == name and np.all(numpy_helper.to_array(i)) for i in body.initializer
+        )
+        return start is None or not np.all(start) or not stays
+
+    @staticmethod
+    def of_scan(scope: Importer, node: onnx.NodeProto) -> Iteration:
+        """Slices along an axis of each of the last `num_scan_inputs` inputs (Scan 25)."""
+        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute if a.type != a.GRAPH}
+        count = attributes["num_scan_inputs"]
+        states, scanned = list(node.input[:-count]), list(node.input[-count:])
+        carries, slices, extents = [scope.types[name] for name in states], [], []
+        for name, axis in zip(scanned, attributes.get("scan_input_axes", [0] * count), strict=True):
+            shape = list(shape_of_type(scope._tensor_type(name)))
+            extents.append(shape.pop(axis))
+            slices.append(scope.proto(scope.types[name].tensor_type.elem_type, shape))
+        if any(extent != extents[0] for extent in extents):
+            raise SofieError(f"its inputs have {', '.join(map(str, extents))} slices; all need the same number")
+        axes = attributes.get("scan_output_axes", ())
+        return Iteration([*carries, *slices], carries, 0, extents[0], axes=axes)
+
+    def stacks(self, k: int) -> int:
+        """The axis along which result k is stacked."""
+        return self.axes[k] if self.axes else 0
+
+    def count(self, scope: Importer, node: onnx.NodeProto) -> int:
+        """How many iterations there are: a number, or a size, which the run may find. Raises UnsupportedError."""
+        if self.trips is None:
+            raise UnsupportedError(
+                "how often it runs is known only in the run, and with it the size of a result: "
+                "give M as a constant or by --set"
+            )
+        if not self.ends:
+            return self.trips
+        return cast(int, Found("trips", 0, most(self.trips)).size(scope.fresh(f"trips_{node.output[-1]}")))
 
 
 @dataclass
@@ -182,7 +265,9 @@ class Importer:
         return self.values[name]
 
     def _tensor_type(self, name: str) -> TensorType[Attribute]:
-        kind = self.types[name]
+        return self._type_of(self.types[name], name)
+
+    def _type_of(self, kind: onnx.TypeProto, name: str) -> TensorType[Attribute]:
         if not kind.HasField("tensor_type"):
             what = kind.WhichOneof("value")
             raise UnsupportedError(f"value {printable(name)!r} is a {what}, not a tensor; only tensors are supported")
@@ -210,7 +295,17 @@ class Importer:
         try:
             self._emit(node, op_class, label)
         except SofieError as error:
+            if isinstance(error, UnsupportedError) and (trips := self._few_trips(node)) is not None:
+                self._unroll(node, next(a.g for a in node.attribute if a.name == "body"), trips)
+                return
             raise type(error)(f"node {label!r} ({node.op_type}): {error}") from error
+
+    def _few_trips(self, node: onnx.NodeProto) -> int | None:
+        """How often a Loop runs, where that is known, sure and not often."""
+        if (node.domain, node.op_type) != ("", "Loop") or Iteration.may_end(self, node):
+            return None
+        trips = self._value_at(node.input[0], {}) if node.input[0] and node.input[0] not in self.lists else None
+        return int(trips.reshape(-1)[0]) if trips is not None and 0 < trips.reshape(-1)[0] <= UNROLLED else None
 
     def _node_or_fault(self, node: onnx.NodeProto, index: int, faults: list[Fault]) -> None:
         if not all(self._is_read(name) for name in node.input if name):
@@ -303,8 +398,7 @@ class Importer:
 
     def _emit(self, node: onnx.NodeProto, op_class: type[OnnxOp], label: str) -> None:
         node = _without_gaps(node)
-        graphs = {a.name: a.g for a in node.attribute if a.type == a.GRAPH}
-        inner = self._branches(node, graphs) if node.op_type == "If" else {}
+        inner = self._graphs(node)
         for name, kind in ({} if inner else self._infer(node, op_class)).items():
             self.types[name] = kind
         outputs = list(node.output)
@@ -319,11 +413,28 @@ class Importer:
             result.name_hint = identifier(name, node.op_type.lower())
             self.values[name] = result
 
-    def _within(self, graph: onnx.GraphProto, block: Block) -> Importer:
-        """What importing a graph inside this one into `block` comes to: it sees all names from here."""
+    def _graphs(self, node: onnx.NodeProto) -> dict[str, Region]:
+        """The graphs of a node of control flow as regions; the types of its outputs follow from them."""
+        graphs = {a.name: a.g for a in node.attribute if a.type == a.GRAPH}
+        if node.domain or node.op_type not in ("If", "Loop", "Scan"):
+            return {}
+        if node.op_type == "If":
+            return self._branches(node, graphs)
+        iteration = Iteration.of_loop(self, node) if node.op_type == "Loop" else Iteration.of_scan(self, node)
+        return {"body": self._body(node, graphs["body"], iteration)}
+
+    def _scope(self, block: Block) -> Importer:
+        """An importer into `block` that sees all names from here."""
         scopes = [ChainMap({}, names) for names in (self.types, self.known, self.values)]
         told = (ChainMap({}, self.lists), ChainMap({}, self.assumed))
-        scope = Importer(self.model, {}, None, self.sizes, *told, block, *scopes)
+        return Importer(self.model, {}, None, self.sizes, *told, block, *scopes)
+
+    def _within(self, graph: onnx.GraphProto, block: Block) -> Importer:
+        """What importing a graph inside this one into `block` comes to."""
+        return self._scope(block)._import(graph)
+
+    def _import(self, graph: onnx.GraphProto) -> Importer:
+        scope = self
         scope._weights(graph)
         scope._nodes(graph)
         for output in graph.output:
@@ -368,6 +479,81 @@ class Importer:
                 )
         return regions
 
+    def _body(self, node: onnx.NodeProto, graph: onnx.GraphProto, iteration: Iteration) -> Region:
+        """The body of a Loop or Scan: its arguments have the types of one iteration, what it carries keeps its type."""
+        scope = self._scope(Block())
+        for value, kind in zip(graph.input, iteration.takes, strict=True):
+            scope.types[value.name] = kind
+            argument = scope.block.insert_arg(self._type_of(kind, value.name), len(scope.block.args))
+            argument.name_hint = identifier(value.name, "carried")
+            scope.values[value.name] = argument
+        scope._import(graph)
+        names = [output.name for output in graph.output]
+        scope.block.add_op(GraphYieldOp(*(scope._value(name) for name in names)))
+        given, made = names[iteration.conditions :], list(node.output)
+        carried = len(iteration.carries)
+        for name, output, start in zip(given, made, iteration.carries, strict=False):
+            before, after = self._type_of(start, output or name), scope._tensor_type(name)
+            if before != after:
+                raise UnsupportedError(
+                    f"it carries {printable(name)!r} in as {before} and out as {after}; let every iteration keep shape "
+                    "and type"
+                )
+            self.types[output] = start
+        for k, (name, output) in enumerate(zip(given[carried:], made[carried:], strict=False)):
+            self.types[output] = self._stacked(scope.types[name], iteration.stacks(k), iteration.count(self, node))
+        return Region(scope.block)
+
+    def _stacked(self, kind: onnx.TypeProto, axis: int, count: int) -> onnx.TypeProto:
+        """The type of what `count` iterations give one after the other along a new axis."""
+        shape = list(shape_of_type(self._type_of(kind, "")))
+        shape.insert(axis % (len(shape) + 1), count)
+        return self.proto(kind.tensor_type.elem_type, shape)
+
+    def proto(self, element: int, shape: Sequence[int]) -> onnx.TypeProto:
+        """The type of a tensor whose sizes become known by name."""
+        for extent in shape:
+            if isinstance(extent, Size):
+                self.sizes[str(extent)] = extent
+        return onnx.helper.make_tensor_type_proto(element, [str(e) if isinstance(e, Size) else e for e in shape])
+
+    def _unroll(self, node: onnx.NodeProto, graph: onnx.GraphProto, trips: int) -> None:
+        """Puts the nodes of a Loop's body in its place, once an iteration."""
+        label = next(n for n in node.output if n)
+        carried = list(node.input[2:])
+        stacked: list[list[str]] = [[] for _ in graph.output[1 + len(carried) :]]
+        for trip in range(trips):
+            scope = self._scope(self.block)
+            scope._know(graph.input[0].name, np.asarray(trip, np.int64))
+            scope._know(graph.input[1].name, np.asarray(True))
+            for value, name in zip(graph.input[2:], carried, strict=True):
+                scope._alias(value.name, self, name)
+            scope._import(graph)
+            outputs = [output.name for output in graph.output[1:]]
+            names = [f"{label}#{trip}.{k}" for k in range(len(outputs))]
+            for name, output in zip(names, outputs, strict=True):
+                self._alias(name, scope, output)
+            carried = names[: len(carried)]
+            for parts, name in zip(stacked, names[len(carried) :], strict=True):
+                parts.append(name)
+        for output, name in zip(node.output, carried, strict=False):
+            self._alias(output, self, name)
+        for k, (output, parts) in enumerate(zip(node.output[len(carried) :], stacked, strict=False)):
+            self._know(f"{label}#axis", np.zeros(1, np.int64))
+            for part in parts:
+                self._node(onnx.helper.make_node("Unsqueeze", [part, f"{label}#axis"], [f"{part}#row"]), k)
+            self._node(
+                onnx.helper.make_node("Concat", [f"{p}#row" for p in parts], [output], name=node.name, axis=0), k
+            )
+
+    def _alias(self, name: str, scope: Importer, other: str) -> None:
+        """Lets `name` be what `other` is in a scope."""
+        self.types[name] = scope.types[other]
+        _entered(self.known, name, scope.known, other)
+        _entered(self.lists, name, scope.lists, other)
+        _entered(self.assumed, name, scope.assumed, other)
+        _entered(self.values, name, scope.values, other)
+
     def _infer(self, node: onnx.NodeProto, op_class: type[OnnxOp]) -> dict[str, onnx.TypeProto]:
         """The types of the outputs: what inference says at every point, with sizes where the points differ."""
         symbols = self._symbols(node)
@@ -398,27 +584,25 @@ class Importer:
         shapes = [shape_of_type(self._tensor_type(n)) if n else () for n in node.input]
         known = [self._value_at(n, {}) if n and n not in self.lists else None for n in node.input]
         label = next(n for n in node.output if n)
-        names = Namer(EMITTED | {s.name for s in symbols_of(self.sizes.values())})
         made: dict[str, int] = {}
-        return [
-            [
-                made.setdefault(e.what, e.size(names(f"{e.what}_{label}", "found"))) if isinstance(e, Found) else e
-                for e in s
-            ]
-            for s in rule(node, shapes, known)
-        ]
+
+        def extent(found: int | Found) -> int:
+            if not isinstance(found, Found):
+                return found
+            return made.setdefault(found.what, found.size(self.fresh(f"{found.what}_{label}")))
+
+        return [[extent(e) for e in shape] for shape in rule(node, shapes, known)]
+
+    def fresh(self, name: str) -> str:
+        """A name for a size, like `name`, that no other size has."""
+        return Namer(EMITTED | {s.name for s in symbols_of(self.sizes.values())})(name, "found")
 
     def _sized(
         self, inferred: dict[str, onnx.TypeProto], shapes: Mapping[str, Sequence[int]]
     ) -> dict[str, onnx.TypeProto]:
         """The inferred types with these shapes, whose sizes become known by name."""
         for name, kind in inferred.items():
-            shape = shapes[name]
-            for extent in shape:
-                if isinstance(extent, Size):
-                    self.sizes[str(extent)] = extent
-            dims = [str(e) if isinstance(e, Size) else e for e in shape]
-            kind.CopyFrom(onnx.helper.make_tensor_type_proto(kind.tensor_type.elem_type, dims))
+            kind.CopyFrom(self.proto(kind.tensor_type.elem_type, shapes[name]))
         return inferred
 
     def _infer_at(
@@ -429,6 +613,9 @@ class Importer:
         known = {n: self._value_at(n, point) for n in names}
         data = {n: a for n, a in known.items() if a is not None and a.size <= FOLD_ELEMENTS}
         types = {n: self._type_at(n, point) for n in names}
+        if node.op_type in SCALARS:
+            types = {n: onnx.helper.make_tensor_type_proto(t.tensor_type.elem_type, []) for n, t in types.items()}
+            data = {n: a.reshape(()) for n, a in data.items() if a.size == 1}
         try:
             inferred = shape_inference.infer_node_outputs(
                 op_class.SCHEMA,
@@ -477,6 +664,12 @@ class Importer:
 def _at(point: probing.Point) -> str:
     """At which sizes something happened, for the end of a sentence."""
     return f" at {', '.join(f'{name}={number}' for name, number in point.items())}" if point else ""
+
+
+def _entered(table: MutableMapping[str, _Entry], name: str, other_table: Mapping[str, _Entry], other: str) -> None:
+    """Enters under a name what stands in another table under another, if anything does."""
+    if other in other_table:
+        table[name] = other_table[other]
 
 
 def _drop_unused(module: ModuleOp) -> None:

@@ -35,6 +35,10 @@ RULES: dict[str, Rule] = {
 """The shape of the first result, from the node and the shapes of its operands."""
 
 
+SCALARS = frozenset({"Range"})
+"""Operators whose operands are scalars, which many models give as tensors of one element; inference is strict there."""
+
+
 def complete(node: onnx.NodeProto, inferred: Mapping[str, onnx.TypeProto], known: Mapping[str, onnx.TypeProto]) -> None:
     """Gives the first result its shape where ONNX has inferred a type without one and a rule here knows better."""
     rule = None if node.domain else RULES.get(node.op_type)

@@ -19,6 +19,7 @@ BINDABLE: dict[str, tuple[int, ...]] = {
     "ConstantOfShape": (0,),  # input
     "DFT": (1, 2),  # dft_length, axis
     "Expand": (1,),  # shape
+    "Loop": (0, 1),  # M, cond
     "MaxUnpool": (2,),  # output_shape
     "OneHot": (1,),  # depth
     "Pad": (1, 3),  # pads, axes
@@ -43,7 +44,6 @@ TELLING: dict[str, tuple[int, ...]] = {
     "BlackmanWindow": (0,),  # size
     "HammingWindow": (0,),  # size
     "HannWindow": (0,),  # size
-    "Loop": (0,),  # M
     "MelWeightMatrix": (0, 1),  # num_mel_bins, dft_length
     "Range": (0, 1, 2),  # start, limit, delta
 }
@@ -73,10 +73,12 @@ def operand_inputs(graph: onnx.GraphProto, constants: Iterable[str] = ()) -> lis
     for node in _nodes(graph):
         if node.domain not in ("", "ai.onnx"):
             continue
+        if node.op_type == "Loop" and len(node.output) <= len(node.input) - 2:
+            continue  # no result grows with its iterations: it can count them in the run
         for position in (*BINDABLE.get(node.op_type, ()), *TELLING.get(node.op_type, ())):
             if position < len(node.input):
                 leaves = _leaves(node.input[position], makers, inputs)
-                if leaves is not None and all(_is_small(inputs[name]) for name in leaves):
+                if all(_is_small(inputs[name]) for name in leaves):
                     found |= leaves
     return [name for name in inputs if name in found]
 
@@ -89,10 +91,8 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
                 yield from _nodes(attribute.g)
 
 
-def _leaves(
-    name: str, makers: Mapping[str, onnx.NodeProto], inputs: Mapping[str, onnx.ValueInfoProto]
-) -> set[str] | None:
-    """The inputs whose elements a value is made of; None where a node with a graph stands in between."""
+def _leaves(name: str, makers: Mapping[str, onnx.NodeProto], inputs: Mapping[str, onnx.ValueInfoProto]) -> set[str]:
+    """The inputs whose elements a value is made of."""
     found: set[str] = set()
     seen: set[str] = set()
     waiting = [name]
@@ -104,9 +104,8 @@ def _leaves(
         if current in inputs:
             found.add(current)
         elif (node := makers.get(current)) is not None and node.op_type not in _ASKS_SHAPE:
-            if any(a.type == onnx.AttributeProto.GRAPH for a in node.attribute):
-                return None
-            waiting += [n for n in node.input if n]
+            inner = [n for a in node.attribute if a.type == onnx.AttributeProto.GRAPH for n in _nodes(a.g)]
+            waiting += [name for n in (node, *inner) for name in n.input if name]
     return found
 
 

@@ -13,6 +13,7 @@ from xdsl.traits import SymbolTable
 from sofie.dialects.onnx import GraphYieldOp
 from sofie.dialects.sofie import FusedOp, SizeOp, YieldOp
 from sofie.interpreter.machine import Functions, Machine, refusal
+from sofie.loops import guard
 
 
 def _hand_out(
@@ -64,7 +65,11 @@ class ControlFunctions(Functions):
         if step <= 0:
             raise refusal(op, f"has the step {step}")
         kind, body = type(start), op.regions[0]
+        flag = self.fact(op, guard)
+        place = None if flag is None else op.body.block.args.index(flag) - 1
         for i in range(start, end, step):
+            if place is not None and not carried[place]:
+                break
             carried = list(interpreter.run_ssacfg_region(body, (kind(i), *carried)))
         return tuple(carried)
 

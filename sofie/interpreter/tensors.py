@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from xdsl.dialects import tensor
@@ -18,6 +18,7 @@ from sofie.interpreter.machine import Functions, Machine, numbers, refusal, room
 from sofie.interpreter.memory import box_of, inside
 from sofie.reference import evaluate_node
 from sofie.sizes import bind
+from sofie.weights import Array
 
 
 @register_impls
@@ -85,8 +86,9 @@ def _extents(self: Functions, interpreter: Interpreter, op: ExtentsOp, values: P
 def onnx_functions(module: ModuleOp) -> Functions:
     """The meanings of the onnx ops of a module; not of all two hundred, whose classes take a while to build."""
     kinds = {type(op) for op in module.walk() if isinstance(op, OnnxOp)}
+    control = {"If": _branch, "Loop": _loop, "Scan": _scan}
     meanings: dict[type[Operation], Callable[..., PythonValues]] = {
-        kind: _branch if kind.SCHEMA.name == "If" else _reference for kind in kinds
+        kind: _reference if kind.SCHEMA.domain else control.get(kind.SCHEMA.name, _reference) for kind in kinds
     }
     return tabulated(meanings | {ExtentsOp: _extents})()
 
@@ -94,6 +96,57 @@ def onnx_functions(module: ModuleOp) -> Functions:
 def _branch(self: Functions, interpreter: Interpreter, op: OnnxOp, values: PythonValues) -> PythonValues:
     """The graph that the condition picks."""
     return interpreter.run_ssacfg_region(op.graph("then_branch" if np.all(values[0]) else "else_branch"), ())
+
+
+def _loop(self: Functions, interpreter: Interpreter, op: OnnxOp, values: PythonValues) -> PythonValues:
+    """Iterations while the condition holds, at most M; what they add is stacked along a first axis."""
+    present = iter(values)
+    count, condition = (next(present) if operand is not None else None for operand in (*op.inputs, None, None)[:2])
+    carried = list(present)
+    body, alive, done = op.graph("body"), condition is None or bool(np.all(condition)), 0
+    rows: list[list[Array]] = []
+    while alive and (count is None or done < int(np.max(count))):
+        flag, *made = interpreter.run_ssacfg_region(body, (np.array(done, np.int64), np.array(True), *carried))
+        alive, done, carried = bool(np.all(flag)), done + 1, made[: len(carried)]
+        rows.append(made[len(carried) :])
+    stacked = list(zip(*rows, strict=True)) or [()] * (len(op.results) - len(carried))
+    return _grown(interpreter, op, carried, [list(parts) for parts in stacked], [0] * len(stacked))
+
+
+def _scan(self: Functions, interpreter: Interpreter, op: OnnxOp, values: PythonValues) -> PythonValues:
+    """Iterations over slices of the last inputs."""
+    count, body = op.integer("num_scan_inputs"), op.graph("body")
+    carried, scanned = list(values[:-count]), values[-count:]
+    outputs = len(op.results) - len(carried)
+    axes, backwards = (op.ints(f"scan_input_{what}") or (0,) * count for what in ("axes", "directions"))
+    out_axes, turned = (op.ints(f"scan_output_{what}") or (0,) * outputs for what in ("axes", "directions"))
+    slices = [list(np.moveaxis(x, a, 0))[:: -1 if b else 1] for x, a, b in zip(scanned, axes, backwards, strict=True)]
+    rows: list[list[Array]] = []
+    for taken in zip(*slices, strict=True):
+        made = interpreter.run_ssacfg_region(body, (*carried, *taken))
+        carried = list(made[: len(carried)])
+        rows.append(list(made[len(carried) :])[:outputs])
+    stacked = [list(parts)[:: -1 if back else 1] for parts, back in zip(zip(*rows, strict=True), turned, strict=True)]
+    return _grown(interpreter, op, carried, stacked or [[] for _ in turned], out_axes)
+
+
+def _grown(
+    interpreter: Interpreter,
+    op: OnnxOp,
+    carried: Sequence[Array],
+    stacked: Sequence[Sequence[Array]],
+    axes: Sequence[int],
+) -> PythonValues:
+    """The results of a Loop or Scan, whose sizes this run has found."""
+    assert isinstance(interpreter, Machine)
+    results = list(carried)
+    for parts, axis, value in zip(stacked, axes, op.results[len(carried) :], strict=False):
+        shape, dtype = shape_of(value), numpy_dtype(element_of(value))
+        whole = np.stack(parts, axis) if parts else np.empty([e if isinstance(e, int) else 0 for e in shape], dtype)
+        if not bind(shape, whole.shape, interpreter.sizes):
+            raise refusal(op, f"gives shape {list(whole.shape)}, inference found {shape}")
+        results.append(whole.astype(dtype, copy=False))
+    return tuple(results)
 
 
 def _reference(self: Functions, interpreter: Interpreter, op: OnnxOp, values: PythonValues) -> PythonValues:

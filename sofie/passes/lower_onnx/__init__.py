@@ -93,7 +93,7 @@ def _lower_function(function: func.FuncOp) -> None:
         for op in ops
     }
     for value in [
-        *function.body.block.args,
+        *(a for o in function.walk() for r in o.regions for b in r.blocks for a in b.args),
         *(r for o in function.walk() if not isinstance(o, OnnxOp) for r in o.results),
     ]:
         _drop_sign(value)

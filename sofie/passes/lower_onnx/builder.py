@@ -120,6 +120,10 @@ class Lowering:
     def add(self, op: Operation) -> None:
         """Inserts any op where `insert` does."""
         op.location = self.op.location
+        self.place(op)
+
+    def place(self, op: Operation) -> None:
+        """Puts an op that has a location of its own where `insert` does."""
         if self._at_end:
             self._block.add_op(op)
         else:

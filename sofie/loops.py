@@ -1,0 +1,23 @@
+"""What can be said of loops at any level."""
+
+from __future__ import annotations
+
+from xdsl.dialects import arith, scf
+from xdsl.dialects.builtin import i1
+from xdsl.ir import SSAValue
+
+
+def guard(loop: scf.ForOp) -> SSAValue | None:
+    """The carried flag without which an iteration does nothing: once it is false, the loop may as well end.
+
+    The body is one `scf.if` on the flag, whose else-branch hands on what is carried.
+    """
+    block = loop.body.block
+    *before, branching, last = [op for op in block.ops if not isinstance(op, arith.ConstantOp)] or [None, None]
+    if before or not isinstance(branching, scf.IfOp) or not isinstance(last, scf.YieldOp):
+        return None
+    flag, carried = branching.cond, list(block.args[1:])
+    if flag.type != i1 or flag not in carried or list(last.operands) != list(branching.output):
+        return None
+    (other,) = branching.false_region.block.ops if len(branching.false_region.block.ops) == 1 else (None,)
+    return flag if isinstance(other, scf.YieldOp) and list(other.operands) == carried else None

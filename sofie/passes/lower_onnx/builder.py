@@ -87,13 +87,21 @@ class Lowering:
             return None
         if isinstance(value.owner, ExtentsOp):
             return list(value.owner.values)
+        return [int(v) for v in self._constant(value, index).reshape(-1)]
+
+    def known_reals(self, index: int) -> list[float] | None:
+        """A list of numbers (scales, ...) that is known; None where it is absent. Raises as `known_ints` does."""
+        value = self.optional(index)
+        return None if value is None else [float(v) for v in self._constant(value, index).reshape(-1)]
+
+    def _constant(self, value: SSAValue, index: int) -> Array:
         array = self.known(value)
         if array is None:
             name = self.op.SCHEMA.inputs[index].name
             raise UnsupportedError(
                 f"its operand {name!r} is computed at run time; make it a constant, or bind the input with --set"
             )
-        return [int(v) for v in np.asarray(array).reshape(-1)]
+        return np.asarray(array)
 
     def result_shape(self, index: int = 0) -> tuple[int, ...]:
         """The shape of a result."""

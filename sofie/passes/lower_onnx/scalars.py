@@ -185,6 +185,20 @@ class Scalars:
             return self.insert(arith.TruncIOp(x, kind))
         return self.insert((arith.ExtUIOp if unsigned else arith.ExtSIOp)(x, kind))
 
+    def rounded(self, x: SSAValue, kind: Attribute, unsigned: bool) -> SSAValue:
+        """A float as the nearest number of an integer type, halves to even, what lies beyond it at its ends.
+
+        For bool it is x != 0, as in `cast`.
+        """
+        if kind == i1:
+            return self.cast(x, kind)
+        low, high = (self.constant(end(kind, unsigned), x.type) for end in (lowest, highest))
+        above = self.compare("ge", x, high)
+        inside = self.select(above, low, self.max(self.unary("round", x), low))
+        return self.select(
+            above, self.constant(highest(kind, unsigned), kind), self.cast(inside, kind, unsigned_target=unsigned)
+        )
+
     def sigmoid(self, x: SSAValue) -> SSAValue:
         """1 / (1 + exp(-x)): exact at both ends, since exp overflows to infinity and 1 / inf is 0."""
         one = self.constant(1.0, x.type)

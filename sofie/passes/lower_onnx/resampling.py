@@ -116,17 +116,16 @@ def _scales(op: OnnxOp, build: Lowering, axes: Sequence[int]) -> list[Fraction]:
     """The factor of each of `axes`, exactly; 1 for an axis whose extent, known or not, is the size asked for."""
     shape = shape_of(build.operand(0))
     scales, sizes = build.known_reals(2), build.known_ints(3)
-    given = scales or sizes or []
-    if len(given) != len(axes) or (scales and sizes):
+    if len(scales or sizes or []) != len(axes) or (scales and sizes):
         raise SofieError(f"either scales or sizes, with {len(axes)} elements, have to be given")
     if scales:
         return [Fraction(scale) for scale in scales]
+    ratios = [_ratio(size, shape[a]) for a, size in zip(axes, sizes or [], strict=True)]
     policy = op.string("keep_aspect_ratio_policy")
     if policy == "stretch":
-        return [_ratio(size, shape[a]) for a, size in zip(axes, given, strict=True)]
+        return ratios
     if policy not in ("not_larger", "not_smaller"):
         raise UnsupportedError(f"keep_aspect_ratio_policy {policy!r} is not one of stretch, not_larger, not_smaller")
-    ratios = [_ratio(size, shape[a]) for a, size in zip(axes, given, strict=True)]
     return [min(ratios) if policy == "not_larger" else max(ratios)] * len(axes)
 
 

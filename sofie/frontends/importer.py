@@ -383,7 +383,7 @@ class Importer:
             )
         except Exception as error:
             raise SofieError(f"its shapes do not fit: {printable(str(error), 300)}{_at(point)}") from error
-        complete(node, inferred, types)
+        complete(node, inferred, types, data)
         missing = [n for n in node.output if n and n not in inferred]
         if missing:
             raise UnsupportedError(f"the type of its output {printable(missing[0])!r} cannot be inferred")

@@ -87,15 +87,15 @@ class Lowering:
             return None
         if isinstance(value.owner, ExtentsOp):
             return list(value.owner.values)
-        return [int(v) for v in self._constant(value, index).reshape(-1)]
+        return [int(v) for v in self.constant(index).reshape(-1)]
 
     def known_reals(self, index: int) -> list[float] | None:
         """A list of numbers (scales, ...) that is known; None where it is absent. Raises as `known_ints` does."""
-        value = self.optional(index)
-        return None if value is None else [float(v) for v in self._constant(value, index).reshape(-1)]
+        return None if self.optional(index) is None else [float(v) for v in self.constant(index).reshape(-1)]
 
-    def _constant(self, value: SSAValue, index: int) -> Array:
-        array = self.known(value)
+    def constant(self, index: int) -> Array:
+        """The contents of an operand that must be a constant; raises UnsupportedError, with the remedy, otherwise."""
+        array = self.known(self.operand(index))
         if array is None:
             name = self.op.SCHEMA.inputs[index].name
             raise UnsupportedError(

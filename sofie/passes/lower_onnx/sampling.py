@@ -181,7 +181,11 @@ def positions(
 
 @lowers("GridSample")
 def grid_sample(op: OnnxOp, build: Lowering) -> SSAValue:
-    """x at positions from -1 to 1 over its spatial axes, the last axis first (GridSample 22)."""
+    """x at positions from -1 to 1 over its spatial axes, the last axis first (GridSample 22).
+
+    Padding applies to the neighbours, so that cubics have no jump at the border (as in ONNX Runtime and PyTorch; the
+    reference moves positions instead).
+    """
     x, grid = build.operand(0), build.operand(1)
     kind, outputs, axes = element_of(x), build.result_shape(), len(shape_of(x)) - 2
     if 0 in outputs or 0 in shape_of(x):
@@ -219,10 +223,9 @@ def _padding(op: OnnxOp) -> Outside:
 def _denormalised(
     op: OnnxOp, build: Lowering, grid: SSAValue, extents: Sequence[int], mode: Interpolation, kind: Attribute
 ) -> list[SSAValue]:
-    """The positions of a grid in elements; the border is where cubics begin to see less than they need."""
+    """The positions of a grid in elements."""
     *shape, axes = shape_of(grid)
     aligned = op.integer("align_corners") == 1
-    stops = op.string("padding_mode") == "border" and len(mode.offsets) > 2
 
     def fn(s: Scalars, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
         one, half = s.constant(1.0, f64), s.constant(0.5, f64)
@@ -230,13 +233,7 @@ def _denormalised(
         for extent, coordinate in zip(extents, args, strict=False):
             length = build.number(extent, f64)(s)
             last, shifted = s.sub(length, one), s.add(s.cast(coordinate, f64), one)
-            at = s.mul(s.mul(shifted, last) if aligned else s.sub(s.mul(shifted, length), one), half)
-            if stops:
-                margin = s.constant(0.0 if aligned else 0.5, f64)
-                below = s.compare("lt", at, s.neg(margin))
-                above = s.compare("gt", at, s.add(last, margin))
-                at = s.select(below, s.constant(0.0, f64), s.select(above, last, at))
-            found.append(at)
+            found.append(s.mul(s.mul(shifted, last) if aligned else s.sub(s.mul(shifted, length), one), half))
         return found
 
     lead = list(range(len(shape)))

@@ -80,7 +80,7 @@ def complete(
     known: Mapping[str, onnx.TypeProto],
     data: Mapping[str, Array],
 ) -> None:
-    """Gives the first result its shape where a rule here knows better than ONNX, by the types and values of operands."""
+    """Gives the first result its shape where a rule here knows better, by the types and values of the operands."""
     rule = None if node.domain else RULES.get(node.op_type)
     result = inferred.get(node.output[0])
     if rule is None or result is None:

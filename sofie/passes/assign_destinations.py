@@ -376,12 +376,12 @@ def _writable(end: SSAValue, op: Operation, outputs: Sequence[SSAValue]) -> bool
     return loop is None and any(end is a for a in outputs)
 
 
-def _written(op: Operation) -> range:
+def _written(op: Operation) -> Sequence[int]:
     """The operands that an op on tensors updates."""
     if isinstance(op, GenericOp) and op.results:
         return range(len(op.inputs), len(op.operands))
     if isinstance(op, scf.ForOp):
-        return range(3, len(op.operands))
+        return [k for k in range(3, len(op.operands)) if structured.is_tensor(op.operands[k])]
     return range(1, 2) if isinstance(op, tensor.InsertSliceOp) else range(0)
 
 

@@ -6,6 +6,7 @@ number of samples jumps with it. The body of the pooling then has loops of its o
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 
 from xdsl.dialects import arith, tensor
@@ -56,22 +57,23 @@ def roi_align(op: OnnxOp, build: Lowering) -> SSAValue:
     if 0 in result or 0 in shape_of(x):
         return build.fill(0, result, kind)
     mean = _chosen(op, "mode", ("avg", "max")) == 0
-    facts = _regions(build, rois, 0, result[2:], (kind, kind, i64), _sampling(op))
+    facts = _regions(build, rois, 0, result[2:], (kind, kind, kind, i64), _sampling(op))
+
+    def join(s: Scalars, a: SSAValue, b: SSAValue) -> SSAValue:
+        return s.add(a, b) if mean else _larger(s, a, b)
 
     def fn(s: Scalars, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
-        image, top, bin_height, rows, left, bin_width, columns, _ = args
+        image, top, bin_height, row_step, rows, left, bin_width, column_step, columns, _ = args
         lead = [s.insert(arith.IndexCastOp(image, _INDEX)), s.loop(1)]
         down, across = (s.cast(s.place(d), kind) for d in (2, 3))
+        above, before = s.add(top, s.mul(down, bin_height)), s.add(left, s.mul(across, bin_width))
 
         def row(s: Scalars, i: SSAValue, carried: Sequence[SSAValue]) -> Sequence[SSAValue]:
-            y = _neighbours(s, _sample(s, top, bin_height, rows, down, i), height)
+            y = _neighbours(s, _sample(s, above, row_step, i), height)
 
             def column(s: Scalars, j: SSAValue, carried: Sequence[SSAValue]) -> Sequence[SSAValue]:
-                x_ = _neighbours(s, _sample(s, left, bin_width, columns, across, j), width)
-                parts = _weighted(s, x, lead, y, x_)
-                if mean:
-                    return [s.add(carried[0], s.add(s.add(parts[0], parts[1]), s.add(parts[2], parts[3])))]
-                return [s.max(carried[0], s.max(s.max(parts[0], parts[1]), s.max(parts[2], parts[3])))]
+                parts = _weighted(s, x, lead, y, _neighbours(s, _sample(s, before, column_step, j), width))
+                return [join(s, carried[0], functools.reduce(functools.partial(join, s), parts))]
 
             return s.repeat(s.insert(arith.IndexCastOp(columns, _INDEX)), carried, column)
 
@@ -96,7 +98,7 @@ def _chosen(op: OnnxOp, name: str, choices: Sequence[str]) -> int:
 
 
 def _sampling(op: OnnxOp) -> Regions:
-    """Where a region starts, how large a bin is, and how many samples it gets, along an axis."""
+    """Along an axis: where a region starts, how large its bins are, how far apart their samples, and how many."""
     scale, given = op.real("spatial_scale"), op.integer("sampling_ratio")
     shifted = _chosen(op, "coordinate_transformation_mode", ("output_half_pixel", "half_pixel")) == 1
 
@@ -109,17 +111,21 @@ def _sampling(op: OnnxOp) -> Regions:
         if not shifted:
             extent = s.max(extent, s.constant(1.0, kind))
         size = s.div(extent, s.constant(bins, kind))
-        count = s.constant(given, i64) if given > 0 else s.cast(s.unary("ceil", size), i64)
-        return [start, size, s.max(count, s.constant(0, i64))]
+        count = s.constant(float(given), kind) if given > 0 else s.unary("ceil", size)
+        return [start, size, s.div(size, count), s.max(s.cast(count, i64), s.constant(0, i64))]
 
     return fn
 
 
-def _sample(s: Scalars, start: SSAValue, size: SSAValue, count: SSAValue, place: SSAValue, i: SSAValue) -> SSAValue:
-    """Where sample i of `count` lies in the bin at `place`."""
-    kind = start.type
-    middle = s.add(s.cast(s.insert(arith.IndexCastOp(i, i64)), kind), s.constant(0.5, kind))
-    return s.add(s.add(start, s.mul(place, size)), s.div(s.mul(middle, size), s.cast(count, kind)))
+def _sample(s: Scalars, start: SSAValue, step: SSAValue, i: SSAValue) -> SSAValue:
+    """Where sample i lies of those that a bin from `start` has."""
+    middle = s.add(s.cast(s.insert(arith.IndexCastOp(i, i64)), start.type), s.constant(0.5, start.type))
+    return s.add(start, s.mul(middle, step))
+
+
+def _larger(s: Scalars, a: SSAValue, b: SSAValue) -> SSAValue:
+    """The larger of two numbers; `a` where one is NaN."""
+    return s.select(s.compare("gt", b, a), b, a)
 
 
 Neighbours = tuple[list[SSAValue], list[SSAValue], SSAValue]
@@ -127,19 +133,18 @@ Neighbours = tuple[list[SSAValue], list[SSAValue], SSAValue]
 
 
 def _neighbours(s: Scalars, at: SSAValue, extent: int) -> Neighbours:
-    """Samples up to one element outside count as if they lay at the border."""
+    """A sample up to one element outside counts as if it lay at the border; one farther away does not."""
     kind = at.type
-    zero, one = s.constant(0.0, kind), s.constant(1.0, kind)
-    last = s.constant(extent - 1, kind)
-    inside = s.insert(
-        arith.AndIOp(s.compare("ge", at, s.constant(-1.0, kind)), s.compare("le", at, s.constant(extent, kind)))
-    )
-    bounded = s.min(s.select(inside, s.max(at, zero), zero), last)
+    zero, one, last = (s.constant(v, kind) for v in (0.0, 1.0, extent - 1))
+    behind, ahead = s.compare("ge", at, s.constant(-1.0, kind)), s.compare("le", at, s.constant(extent, kind))
+    above = _larger(s, zero, at)
+    bounded = s.select(s.compare("lt", above, last), above, last)
     low = s.cast(bounded, i64)
-    high = s.min(s.add(low, s.constant(1, i64)), s.constant(extent - 1, i64))
+    next_ = s.add(low, s.constant(1, i64))
+    high = s.select(s.compare("lt", next_, s.constant(extent, i64)), next_, low)
     fraction = s.sub(bounded, s.cast(low, kind))
     places = [s.insert(arith.IndexCastOp(v, _INDEX)) for v in (low, high)]
-    return places, [s.sub(one, fraction), fraction], inside
+    return places, [s.sub(one, fraction), fraction], s.insert(arith.AndIOp(behind, ahead))
 
 
 def _weighted(s: Scalars, x: SSAValue, lead: list[SSAValue], rows: Neighbours, columns: Neighbours) -> list[SSAValue]:
@@ -184,7 +189,7 @@ def max_roi_pool(op: OnnxOp, build: Lowering) -> SSAValue:
 
             def column(s: Scalars, j: SSAValue, carried: Sequence[SSAValue]) -> Sequence[SSAValue]:
                 at = [*lead, here, s.insert(arith.AddiOp(first_column, j))]
-                return [s.max(carried[0], s.insert(tensor.ExtractOp(x, at, kind)))]
+                return [_larger(s, carried[0], s.insert(tensor.ExtractOp(x, at, kind)))]
 
             return s.repeat(columns, carried, column)
 

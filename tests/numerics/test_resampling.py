@@ -131,7 +131,7 @@ def test_booleans_move_as_they_are() -> None:
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_level_means_the_same(level: str) -> None:
     """A pass loses a tap, or reads a table at the wrong place."""
-    cases = [c for c in CASES if "up" not in c.name and c.name != "empty_batch"]
+    cases = [c for c in CASES if c.name != "empty_batch"][::4] + FILTERS[-2:]
     model, feeds = side_by_side(cases, "float32")
     module = load(model)
     pipeline.run(module, pipeline.parse(level))

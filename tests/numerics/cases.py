@@ -27,7 +27,7 @@ class Case:
     attributes: Mapping[str, object] = field(default_factory=dict)
 
     def inputs(self) -> list[str]:
-        return ["" if a is None else f"{self.name}_{k}" for k, a in enumerate(self.operands)]
+        return ["" if a is None else f"{self.name}__{k}" for k, a in enumerate(self.operands)]
 
     def node(self) -> onnx.NodeProto:
         return helper.make_node(self.operator, self.inputs(), [self.name], name=self.name, **self.attributes)

@@ -215,3 +215,17 @@ def test_extents_of_one_and_of_zero() -> None:
     assert got["no_batch"].shape == (0, 3, 3, 6)
     assert got["no_rois"].shape == (0, 3, 1, 1)
     assert got["no_blocks"].shape == (0, 1, 3, 3)
+
+
+@pytest.mark.usefixtures("needs_compiler")
+def test_regions_that_are_no_number_end() -> None:
+    """A loop of NaN or infinitely many steps, or an index made of one."""
+    rois = np.array([[np.nan] * 4, [0, 0, np.nan, 3], [np.nan, 1, 2, 3]])
+    images = np.zeros(3, np.int64)
+    far = np.concatenate([rois, [[-np.inf, 0, np.inf, 3], [0, 0, 3e38, 3e38]]])
+    cases = [
+        Case("align", "RoiAlign", [IMAGE, rois, images], attributes={"output_width": 2}),
+        Case("pool", "MaxRoiPool", [IMAGE, np.insert(far, 0, 0, 1)], attributes={"pooled_shape": [2, 2]}),
+    ]
+    for value in run(cases, "float32").values():
+        assert not np.isinf(value).any()

@@ -24,6 +24,9 @@ from sofie.passes.lower_onnx.scalars import Scalars
 
 _INDEX = IndexType()
 
+MOST_SAMPLES = 2**31
+"""More samples than a bin can want, but for the number of samples of a region that is infinite or no number."""
+
 Regions = Callable[[Scalars, SSAValue, SSAValue, int], Sequence[SSAValue]]
 """(scalars, low edge, high edge, bins) -> what the pooling needs to know of one axis of a region."""
 
@@ -112,7 +115,7 @@ def _sampling(op: OnnxOp) -> Regions:
             extent = s.max(extent, s.constant(1.0, kind))
         size = s.div(extent, s.constant(bins, kind))
         count = s.constant(float(given), kind) if given > 0 else s.unary("ceil", size)
-        return [start, size, s.div(size, count), s.max(s.cast(count, i64), s.constant(0, i64))]
+        return [start, size, s.div(size, count), s.cast(_within(s, count, MOST_SAMPLES), i64)]
 
     return fn
 
@@ -128,6 +131,12 @@ def _larger(s: Scalars, a: SSAValue, b: SSAValue) -> SSAValue:
     return s.select(s.compare("gt", b, a), b, a)
 
 
+def _within(s: Scalars, x: SSAValue, most: int) -> SSAValue:
+    """x cut to 0 .. most; NaN becomes 0."""
+    above, last = _larger(s, s.constant(0.0, x.type), x), s.constant(most, x.type)
+    return s.select(s.compare("lt", above, last), above, last)
+
+
 Neighbours = tuple[list[SSAValue], list[SSAValue], SSAValue]
 """The two elements next to a sample on an axis, their weights, and whether the sample counts."""
 
@@ -135,10 +144,9 @@ Neighbours = tuple[list[SSAValue], list[SSAValue], SSAValue]
 def _neighbours(s: Scalars, at: SSAValue, extent: int) -> Neighbours:
     """A sample up to one element outside counts as if it lay at the border; one farther away does not."""
     kind = at.type
-    zero, one, last = (s.constant(v, kind) for v in (0.0, 1.0, extent - 1))
+    one = s.constant(1.0, kind)
     behind, ahead = s.compare("ge", at, s.constant(-1.0, kind)), s.compare("le", at, s.constant(extent, kind))
-    above = _larger(s, zero, at)
-    bounded = s.select(s.compare("lt", above, last), above, last)
+    bounded = _within(s, at, extent - 1)
     low = s.cast(bounded, i64)
     next_ = s.add(low, s.constant(1, i64))
     high = s.select(s.compare("lt", next_, s.constant(extent, i64)), next_, low)
@@ -210,8 +218,7 @@ def _bin(s: Scalars, start: SSAValue, size: SSAValue, dimension: int, extent: in
     high = s.unary("ceil", s.mul(s.add(place, s.constant(1.0, kind)), size))
     edges = []
     for edge in (low, high):
-        shifted = s.add(edge, start)
-        edges.append(s.max(s.min(shifted, s.constant(extent, kind)), s.constant(0.0, kind)))
+        edges.append(_within(s, s.add(edge, start), extent))
     first, end = (s.cast(edge, i64) for edge in edges)
     count = s.max(s.sub(end, first), s.constant(0, i64))
     return s.insert(arith.IndexCastOp(first, _INDEX)), s.insert(arith.IndexCastOp(count, _INDEX))

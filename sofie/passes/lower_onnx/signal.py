@@ -190,7 +190,7 @@ def _cosines(s: Scalars, phase: SSAValue, factors: Sequence[float]) -> SSAValue:
     return total
 
 
-@lowers("HannWindow")
+@lowers("HannWindow", limits="size known when compiling, or a size of the run")
 def hann_window(op: OnnxOp, build: Lowering) -> SSAValue:
     """sin(phase) squared (HannWindow 17); a small window whose size is known was folded before."""
 
@@ -201,13 +201,13 @@ def hann_window(op: OnnxOp, build: Lowering) -> SSAValue:
     return _window(op, build, shape)
 
 
-@lowers("HammingWindow")
+@lowers("HammingWindow", limits="size known when compiling, or a size of the run")
 def hamming_window(op: OnnxOp, build: Lowering) -> SSAValue:
     """25/46 - 21/46 cos(2 phase) (HammingWindow 17)."""
     return _window(op, build, lambda s, phase: _cosines(s, phase, [25 / 46, -21 / 46]))
 
 
-@lowers("BlackmanWindow")
+@lowers("BlackmanWindow", limits="size known when compiling, or a size of the run")
 def blackman_window(op: OnnxOp, build: Lowering) -> SSAValue:
     """0.42 - 0.5 cos(2 phase) + 0.08 cos(4 phase) (BlackmanWindow 17)."""
     return _window(op, build, lambda s, phase: _cosines(s, phase, [0.42, -0.5, 0.08]))

@@ -88,14 +88,22 @@ def max_unpool(op: OnnxOp, build: Lowering) -> SSAValue:
     inner = [batch, channels, *spatial]
     if 0 in shape_of(x):
         return build.fill(0, result, element_of(x))
-    flat, count = build.fill(0, [math.prod(inner)], element_of(x)), math.prod(shape_of(x))
-    elements, places = build.reshape(x, [count]), build.reshape(indices, [count])
+    room, count = math.prod(inner), math.prod(shape_of(x))
+    flat = build.fill(0, [room + 1], element_of(x))
+
+    def known_place(s: Scalars, place: SSAValue) -> SSAValue:
+        """The place, or the last one, which nobody reads."""
+        end = build.number(room, i64)(s)
+        behind, ahead = s.compare("ge", place, s.constant(0, i64)), s.compare("lt", place, end)
+        return s.select(s.insert(arith.AndIOp(behind, ahead)), place, end)
+
+    elements, places = build.reshape(x, [count]), build.elementwise(known_place, build.reshape(indices, [count]))
 
     def put(t: SSAValue, carried: Sequence[SSAValue]) -> Sequence[SSAValue]:
         place = build.insert(arith.IndexCastOp(build.insert(tensor.ExtractOp(places, [t], i64)), _INDEX))
         return [build.insert_slice(build.slice(elements, [t], [1]), carried[0], [place])]
 
     (filled,) = repeat(build, index(build, count), [flat], put)
-    unpooled = build.reshape(filled, inner)
+    unpooled = build.reshape(build.slice(filled, [0], [room]), inner)
     behind = [r - i for r, i in zip(result, inner, strict=True)]
     return build.pad(unpooled, [0] * len(result), behind, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -45,13 +46,14 @@ def col2im(op: OnnxOp, build: Lowering) -> SSAValue:
 
     def fn(s: Scalars, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
         where = [s.loop(d) for d in (0, 1, *range(2 + rank, 2 + 2 * rank))]
-        here = s.constant(True, i1)
+        conditions = []
         for a in range(rank):
             place = s.add(s.place(2 + a), s.constant(pads[a], i64))
             offset = s.sub(place, s.mul(s.place(2 + rank + a), s.constant(dilations[a], i64)))
             count, inside = _block_at(s, offset, strides[a], counts[a])
             where.append(s.insert(arith.IndexCastOp(count, _INDEX)))
-            here = s.insert(arith.AndIOp(here, inside))
+            conditions.append(inside)
+        here = functools.reduce(lambda a, b: s.insert(arith.AndIOp(a, b)), conditions)
         element = s.select(here, s.insert(tensor.ExtractOp(columns, where, kind)), s.constant(0, kind))
         return [s.binary("or", args[1], element) if kind == i1 else s.add(args[1], element)]
 

@@ -178,6 +178,32 @@ def choices() -> onnx.ModelProto:
     return build(nodes, {"x": [4, 9], "c": [], "d": [1]}, ["y", "z"], {}, {"c": boolean, "d": boolean})
 
 
+def samples() -> onnx.ModelProto:
+    """What reads between elements, where other values say, and for as long as they say; and a spectrum."""
+    nodes = [
+        helper.make_node("Resize", ["x", "", "scales"], ["r"], name="larger", mode="linear"),
+        helper.make_node("GridSample", ["r", "grid"], ["s"], name="sampled", padding_mode="border"),
+        helper.make_node(
+            "RoiAlign", ["s", "rois", "images"], ["a"], name="aligned", output_height=2, spatial_scale=3.0
+        ),
+        helper.make_node("MaxPool", ["r"], ["p", "i"], name="pooled", kernel_shape=[3, 2], strides=[3, 2]),
+        helper.make_node("MaxUnpool", ["p", "i"], ["u"], name="unpooled", kernel_shape=[3, 2], strides=[3, 2]),
+        helper.make_node("Reshape", ["x", "columns"], ["c"], name="columns"),
+        helper.make_node("Col2Im", ["c", "image", "block"], ["f"], name="folded"),
+        helper.make_node("Reshape", ["f", "signal"], ["t"], name="signal"),
+        helper.make_node("DFT", ["t"], ["d"], name="spectrum", onesided=1),
+    ]
+    weights = {
+        "scales": np.array([1, 1, 1.5, 2], np.float32),
+        "images": np.zeros(3, np.int64),
+        "columns": np.array([1, 4, 15]),
+        "image": np.array([4, 6]),
+        "block": np.array([2, 2]),
+        "signal": np.array([1, 24, 1]),
+    }
+    return build(nodes, {"x": [1, 2, 6, 5], "grid": [1, 4, 3, 2], "rois": [3, 4]}, ["a", "u", "d"], weights)
+
+
 ALL: dict[str, Callable[[], onnx.ModelProto]] = {
     "mlp": mlp,
     "convnet": convnet,
@@ -186,6 +212,7 @@ ALL: dict[str, Callable[[], onnx.ModelProto]] = {
     "reductions": reductions,
     "sequences": sequences,
     "choices": choices,
+    "samples": samples,
 }
 
 

@@ -25,6 +25,7 @@ from sofie.emit.spelling import (
     COMPARE_F,
     COMPARE_I,
     DIVISION,
+    EQUALITY,
     EXTREMA,
     FIRST_UNSIGNED_PREDICATE,
     ORDERED,
@@ -206,7 +207,8 @@ class ExpressionPrinter:
             isinstance(v.owner, vector.BroadcastOp) for v in (op.lhs, op.rhs)
         ):
             yes = Expression(f"({self.vector_text(op.lhs)})", ATOM)
-        return Expression(f"{self._spell(op.cond).inside(2)} ? {yes.inside(2)} : {no.inside(TERNARY)}", TERNARY)
+        condition = self._spell(op.cond).inside(EQUALITY)  # compilers warn of bits before a question mark
+        return Expression(f"{condition} ? {yes.inside(2)} : {no.inside(TERNARY)}", TERNARY)
 
     def _cast(self, op: Operation) -> Expression:
         source, target = op.operands[0], op.results[0].type

@@ -96,7 +96,7 @@ UNORDERED = {"ugt": "{} <= {}", "uge": "{} < {}", "ult": "{} >= {}", "ule": "{} 
 COMPARE_I = ["==", "!=", "<", "<=", ">", ">=", "<", "<=", ">", ">="]
 FIRST_UNSIGNED_PREDICATE = 6
 
-ATOM, UNARY, ADDITIVE, TERNARY = 20, 14, 12, 1
+ATOM, UNARY, ADDITIVE, EQUALITY, TERNARY = 20, 14, 12, 9, 1
 """How tightly operators bind, tightest first."""
 
 

@@ -37,7 +37,7 @@ from sofie.dialects.types import tensor as tensor_type
 from sofie.errors import SofieError, UnsupportedError, printable
 from sofie.extents import SIZE, size_attribute
 from sofie.frontends import probing
-from sofie.frontends.inference import FOUND, SCALARS, Found, complete
+from sofie.frontends.inference import FOUND, SCALARS, Found, Operand, complete
 from sofie.frontends.operands import bindable
 from sofie.naming import EMITTED, Namer, identifier
 from sofie.reference import NONDETERMINISTIC, evaluate_node
@@ -581,8 +581,12 @@ class Importer:
         rule = None if node.domain else FOUND.get(node.op_type)
         if rule is None:
             return None
-        shapes = [shape_of_type(self._tensor_type(n)) if n else () for n in node.input]
-        known = [self._value_at(n, {}) if n and n not in self.lists else None for n in node.input]
+        operands = [
+            Operand(shape_of_type(self._tensor_type(n)), None if n in self.lists else self._value_at(n, {}))
+            if n
+            else None
+            for n in node.input
+        ]
         label = next(n for n in node.output if n)
         made: dict[str, int] = {}
 
@@ -591,7 +595,7 @@ class Importer:
                 return found
             return made.setdefault(found.what, found.size(self.fresh(f"{found.what}_{label}")))
 
-        return [[extent(e) for e in shape] for shape in rule(node, shapes, known)]
+        return [[extent(e) for e in shape] for shape in rule(node, operands)]
 
     def fresh(self, name: str) -> str:
         """A name for a size, like `name`, that no other size has."""
@@ -626,7 +630,7 @@ class Importer:
             )
         except Exception as error:
             raise SofieError(f"its shapes do not fit: {printable(str(error), 300)}{_at(point)}") from error
-        complete(node, inferred, types)
+        complete(node, inferred, types, data)
         missing = [n for n in node.output if n and n not in inferred]
         if missing:
             raise UnsupportedError(f"the type of its output {printable(missing[0])!r} cannot be inferred")

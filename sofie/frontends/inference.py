@@ -7,47 +7,99 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import onnx
 
 from sofie.sizes import Size, most
 from sofie.weights import Array
 
 Shape = Sequence[int]
-Rule = Callable[[onnx.NodeProto, Sequence[Shape]], Shape]
 
 
-def _as_first(node: onnx.NodeProto, operands: Sequence[Shape]) -> Shape:
-    return operands[0]
+@dataclass(frozen=True)
+class Operand:
+    """What is known of an operand: its shape, and its value where that is constant."""
+
+    shape: Shape
+    value: Array | None
+
+    def numbers(self) -> list[int] | None:
+        """The value as a list of integers."""
+        return None if self.value is None else [int(v) for v in self.value.reshape(-1)]
 
 
-def _gathered(node: onnx.NodeProto, operands: Sequence[Shape]) -> Shape:
+Rule = Callable[[onnx.NodeProto, Sequence[Operand | None]], Shape | None]
+
+
+def _as_first(node: onnx.NodeProto, operands: Sequence[Operand | None]) -> Shape | None:
+    return operands[0].shape if operands[0] else None
+
+
+def _gathered(node: onnx.NodeProto, operands: Sequence[Operand | None]) -> Shape | None:
     """One element, or slice, of the data for every row of the indices."""
-    data, indices = operands
-    batch = next((a.i for a in node.attribute if a.name == "batch_dims"), 0)
-    return [*indices[:-1], *data[batch + indices[-1] :]]
+    data, indices = operands[:2]
+    assert data is not None and indices is not None
+    return [*indices.shape[:-1], *data.shape[_attribute(node, "batch_dims", 0) + indices.shape[-1] :]]
+
+
+def _unpooled(node: onnx.NodeProto, operands: Sequence[Operand | None]) -> Shape | None:
+    """The shape asked for."""
+    wanted = operands[2] if len(operands) > 2 else None
+    return None if wanted is None else wanted.numbers()
+
+
+def _frames(node: onnx.NodeProto, operands: Sequence[Operand | None]) -> Shape | None:
+    """A spectrum for every frame: as long as asked for, as the window, or as the signal."""
+    signal, step, window, length = [*operands, None, None][:4]
+    assert signal is not None and step is not None
+    steps, given = step.numbers(), None if length is None else length.numbers()
+    if steps is None or (length is not None and given is None):
+        return None
+    batch, extent, _ = signal.shape
+    size = given[0] if given else window.shape[0] if window else extent
+    bins = size // 2 + 1 if _attribute(node, "onesided", 1) else size
+    return [batch, (extent - size) // steps[0] + 1, bins, 2]
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+    return next((onnx.helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
 
 
 RULES: dict[str, Rule] = {
     "GatherND": _gathered,
     "GroupNormalization": _as_first,
+    "MaxUnpool": _unpooled,
+    "STFT": _frames,
 }
-"""The shape of the first result, from the node and the shapes of its operands."""
+"""The shape of the first result, from the node and its operands by position (None: absent); None: not known."""
+
+OVERRULED = frozenset({"STFT"})
+"""Operators whose rule stands above ONNX's inference: STFT without `onesided` is inferred as if that were 0."""
 
 
 SCALARS = frozenset({"Range"})
 """Operators whose operands are scalars, which many models give as tensors of one element; inference is strict there."""
 
 
-def complete(node: onnx.NodeProto, inferred: Mapping[str, onnx.TypeProto], known: Mapping[str, onnx.TypeProto]) -> None:
-    """Gives the first result its shape where ONNX has inferred a type without one and a rule here knows better."""
+def complete(
+    node: onnx.NodeProto,
+    inferred: Mapping[str, onnx.TypeProto],
+    known: Mapping[str, onnx.TypeProto],
+    data: Mapping[str, Array],
+) -> None:
+    """Gives the first result its shape where a rule here knows better, by the types and values of the operands."""
     rule = None if node.domain else RULES.get(node.op_type)
     result = inferred.get(node.output[0])
-    if rule is None or result is None or result.tensor_type.HasField("shape"):
+    if rule is None or result is None:
         return
-    shapes = [[d.dim_value for d in known[name].tensor_type.shape.dim] for name in node.input if name]
-    whole = onnx.helper.make_tensor_type_proto(result.tensor_type.elem_type, list(rule(node, shapes)))
-    result.CopyFrom(whole)
+    if result.tensor_type.HasField("shape") and node.op_type not in OVERRULED:
+        return
+    operands = [
+        Operand([d.dim_value for d in known[name].tensor_type.shape.dim], data.get(name)) if name else None
+        for name in node.input
+    ]
+    shape = rule(node, operands)
+    if shape is not None:
+        result.CopyFrom(onnx.helper.make_tensor_type_proto(result.tensor_type.elem_type, list(shape)))
 
 
 # -- sizes that the run finds ------------------------------------------------------------------------------------------
@@ -66,43 +118,46 @@ class Found:
         return Size.named(name, self.low, self.high) if self.low < self.high else self.low
 
 
-FoundRule = Callable[[onnx.NodeProto, Sequence[Shape], Sequence[Array | None]], Sequence[Sequence[int | Found]]]
+FoundRule = Callable[[onnx.NodeProto, Sequence[Operand | None]], Sequence[Sequence[int | Found]]]
 
 
-def _attribute(node: onnx.NodeProto, name: str) -> int | None:
-    return next((a.i for a in node.attribute if a.name == name), None)
+def _shape(operands: Sequence[Operand | None], k: int) -> Shape:
+    operand = operands[k]
+    assert operand is not None
+    return operand.shape
 
 
-def _nonzero(node: onnx.NodeProto, shapes: Sequence[Shape], known: Sequence[Array | None]) -> list[list[int | Found]]:
+def _nonzero(node: onnx.NodeProto, operands: Sequence[Operand | None]) -> list[list[int | Found]]:
     """A column of coordinates for every element that is not zero (NonZero 13)."""
-    (shape,) = shapes
+    shape = _shape(operands, 0)
     return [[len(shape), Found("found", 0, math.prod(map(most, shape)))]]
 
 
-def _compress(node: onnx.NodeProto, shapes: Sequence[Shape], known: Sequence[Array | None]) -> list[list[int | Found]]:
+def _compress(node: onnx.NodeProto, operands: Sequence[Operand | None]) -> list[list[int | Found]]:
     """The slices along an axis, or elements, whose condition holds (Compress 11)."""
-    shape, (conditions,) = shapes
-    axis = _attribute(node, "axis")
+    shape, (conditions,) = _shape(operands, 0), _shape(operands, 1)
+    axis = _attribute(node, "axis", None)
     whole = math.prod(map(most, shape)) if axis is None else most(shape[axis])
     kept = Found("kept", 0, min(whole, most(conditions)))
     return [[kept]] if axis is None else [[kept if a == axis % len(shape) else e for a, e in enumerate(shape)]]
 
 
-def _unique(node: onnx.NodeProto, shapes: Sequence[Shape], known: Sequence[Array | None]) -> list[list[int | Found]]:
+def _unique(node: onnx.NodeProto, operands: Sequence[Operand | None]) -> list[list[int | Found]]:
     """Elements, or slices along an axis, each once; where each was first and is now; how often (Unique 11)."""
-    shape = shapes[0]
-    axis = _attribute(node, "axis")
+    shape = _shape(operands, 0)
+    axis = _attribute(node, "axis", None)
     whole: int = math.prod(shape) if axis is None else shape[axis]
     unique = Found("unique", min(1, most(whole)), most(whole))
     values = [unique] if axis is None else [unique if a == axis % len(shape) else e for a, e in enumerate(shape)]
     return [list(values), [unique], [whole], [unique]]
 
 
-def _boxes(node: onnx.NodeProto, shapes: Sequence[Shape], known: Sequence[Array | None]) -> list[list[int | Found]]:
+def _boxes(node: onnx.NodeProto, operands: Sequence[Operand | None]) -> list[list[int | Found]]:
     """A row (batch, class, box) for every box that is kept (NonMaxSuppression 11)."""
-    batches, classes, boxes = map(most, shapes[1])
-    limit = known[2] if len(known) > 2 else np.zeros(1)
-    each = boxes if limit is None else min(boxes, max(int(limit.reshape(-1)[0]), 0))
+    batches, classes, boxes = map(most, _shape(operands, 1))
+    limit = operands[2] if len(operands) > 2 else None
+    numbers = [0] if limit is None else limit.numbers()
+    each = boxes if numbers is None else min(boxes, max(numbers[0], 0))
     return [[Found("selected", 0, batches * classes * each), 3]]
 
 
@@ -112,4 +167,4 @@ FOUND: dict[str, FoundRule] = {
     "NonZero": _nonzero,
     "Unique": _unique,
 }
-"""The shapes of all results, from the node, the shapes of its operands, and those of their values that are known."""
+"""The shapes of all results, from the node and its operands, whose shapes may hold sizes of the run."""

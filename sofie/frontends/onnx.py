@@ -37,6 +37,9 @@ OLDEST_OPSET = 1
 NEW_IR = 8
 """Before version 4 of the format, the converter wants every weight among the inputs."""
 
+COORDINATES = 11
+"""The opset that gave Resize its coordinate_transformation_mode; the converter overlooks what was meant before."""
+
 SKELETON_BYTES = 1024
 """Larger initialisers do not pass through the version converter: it copies them several times."""
 
@@ -260,8 +263,19 @@ def _convert(model: onnx.ModelProto) -> onnx.ModelProto:
         return model
     model.ir_version = max(model.ir_version, NEW_IR)
     try:
-        return onnx.version_converter.convert_version(model, OPSET)
+        converted = onnx.version_converter.convert_version(model, OPSET)
     except Exception as error:
         raise SofieError(
             f"the model cannot be converted from opset {version} to {OPSET}: {printable(str(error))}"
         ) from error
+    if version < COORDINATES:
+        _keep_old_coordinates(converted.graph)
+    return converted
+
+
+def _keep_old_coordinates(graph: onnx.GraphProto) -> None:
+    """Resize and Upsample meant x / scale, rounded down, before they had attributes for it: not the later default."""
+    nodes = [node for g in (graph, *_inner_graphs(graph)) for node in g.node if node.op_type == "Resize"]
+    for node in nodes:
+        for name, value in (("coordinate_transformation_mode", "asymmetric"), ("nearest_mode", "floor")):
+            node.attribute.append(onnx.helper.make_attribute(name, value))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 from xdsl.dialects import func, scf
 from xdsl.dialects.linalg import ops as linalg
 from xdsl.interpreter import Interpreter, PythonValues, ReturnedValues, impl, impl_terminator, register_impls
@@ -64,6 +65,8 @@ class ControlFunctions(Functions):
         start, end, step, *carried = values
         if step <= 0:
             raise refusal(op, f"has the step {step}")
+        if np.ndim(start) or np.ndim(end):
+            return _for_lanes(interpreter, op.regions[0], (start, end, step), tuple(carried))
         kind, body = type(start), op.regions[0]
         flag = self.fact(op, guard)
         place = None if flag is None else op.body.block.args.index(flag) - 1
@@ -89,6 +92,20 @@ class ControlFunctions(Functions):
         """The region that the condition picks."""
         region = op.regions[0 if values[0] else 1]
         return interpreter.run_ssacfg_region(region, ()) if region.blocks else ()
+
+
+def _for_lanes(interpreter: Interpreter, body: Region, bounds: PythonValues, carried: PythonValues) -> PythonValues:
+    """A loop that many elements are in at once, each with its own bounds.
+
+    An element that is done takes part in the step of another one, and keeps what it had.
+    """
+    start, end, step = np.broadcast_arrays(*bounds)
+    i = start
+    while (runs := i < end).any():
+        made = interpreter.run_ssacfg_region(body, (np.where(runs, i, i[runs][0]), *carried))
+        carried = tuple(np.where(runs, new, old) for new, old in zip(made, carried, strict=True))
+        i = i + step
+    return tuple(carried)
 
 
 def _callee(op: func.CallOp) -> Region:

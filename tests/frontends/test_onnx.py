@@ -221,7 +221,7 @@ def test_gathered_slices_have_a_shape_with_batches_too() -> None:
     node = helper.make_node("GatherND", ["x", "i"], ["y"], batch_dims=1)
     known = {n: helper.make_tensor_type_proto(1, s) for n, s in {"x": [2, 3, 4, 5], "i": [2, 7, 1]}.items()}
     inferred = {"y": helper.make_tensor_type_proto(1, None)}
-    complete(node, inferred, known)
+    complete(node, inferred, known, {})
     assert [d.dim_value for d in inferred["y"].tensor_type.shape.dim] == [2, 7, 4, 5]
 
 

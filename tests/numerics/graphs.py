@@ -449,6 +449,43 @@ def top_k(g: Graph) -> str | None:
     return g.nodes_of("TopK", [x, g.ints(k)], [tuple(shape), None], axis=axis, largest=int(g.flag()))[0]
 
 
+def resize(g: Graph) -> str | None:
+    x = g.pick(lambda s: len(s) >= 1)
+    if x is None:
+        return None
+    shape = tuple(g.integer(1, 2 * e + 1) if g.flag() else e for e in g.shapes[x])
+    coordinates = g.draw(st.sampled_from(["half_pixel", "align_corners", "asymmetric"]))
+    mode = g.draw(st.sampled_from(["nearest", "linear", "cubic"]))
+    filters = {"antialias": int(g.flag())} if mode != "nearest" else {}
+    inputs = [x, "", "", g.ints(*shape)]
+    return g.node("Resize", inputs, shape, mode=mode, coordinate_transformation_mode=coordinates, **filters)
+
+
+def grid_sample(g: Graph) -> str | None:
+    x = g.pick(lambda s: len(s) >= 3)
+    if x is None:
+        return None
+    batch, channels, *spatial = g.shapes[x]
+    outputs = [g.integer(1, 4) for _ in spatial]
+    attributes = {
+        "mode": g.draw(st.sampled_from(["nearest", "linear"])),
+        "padding_mode": g.draw(st.sampled_from(["zeros", "border"])),
+    }
+    return g.node("GridSample", [x, g.weight(batch, *outputs, len(spatial))], (batch, channels, *outputs), **attributes)
+
+
+def dft(g: Graph) -> str | None:
+    x = g.pick(lambda s: len(s) >= 1)
+    if x is None:
+        return None
+    shape = (*g.shapes[x], 1)
+    signal, axis = g.node("Reshape", [x, g.ints(*shape)], shape), g.integer(0, len(shape) - 2)
+    onesided = g.flag()
+    result = [e // 2 + 1 if onesided and a == axis else e for a, e in enumerate(shape[:-1])]
+    place = g.constant(np.array(axis, np.int64))
+    return g.node("DFT", [signal, "", place], (*result, 2), onesided=int(onesided))
+
+
 def recurrent(operator: str, gates: int) -> Callable[[Graph], str | None]:
     def row(g: Graph) -> str | None:
         x = g.pick(lambda s: len(s) == 3)
@@ -499,11 +536,13 @@ OPERATORS: dict[str, Callable[[Graph], str | None]] = {
     "Conv": conv,
     "ConvTranspose": conv_transpose,
     "CumSum": cum_sum,
+    "DFT": dft,
     "Expand": expand,
     "Flatten": flatten,
     "Gather": gather,
     "Gemm": gemm,
     "GlobalAveragePool": global_average_pool,
+    "GridSample": grid_sample,
     "If": if_,
     "LayerNormalization": layer_norm,
     "LogSoftmax": log_softmax,
@@ -511,6 +550,7 @@ OPERATORS: dict[str, Callable[[Graph], str | None]] = {
     "PRelu": p_relu,
     "Pad": pad,
     "Reshape": reshape,
+    "Resize": resize,
     "Slice": slice_,
     "Softmax": softmax,
     "Split": split,

@@ -87,13 +87,21 @@ class Lowering:
             return None
         if isinstance(value.owner, ExtentsOp):
             return list(value.owner.values)
-        array = self.known(value)
+        return [int(v) for v in self.constant(index).reshape(-1)]
+
+    def known_reals(self, index: int) -> list[float] | None:
+        """A list of numbers (scales, ...) that is known; None where it is absent. Raises as `known_ints` does."""
+        return None if self.optional(index) is None else [float(v) for v in self.constant(index).reshape(-1)]
+
+    def constant(self, index: int) -> Array:
+        """The contents of an operand that must be a constant; raises UnsupportedError, with the remedy, otherwise."""
+        array = self.known(self.operand(index))
         if array is None:
             name = self.op.SCHEMA.inputs[index].name
             raise UnsupportedError(
                 f"its operand {name!r} is computed at run time; make it a constant, or bind the input with --set"
             )
-        return [int(v) for v in np.asarray(array).reshape(-1)]
+        return np.asarray(array)
 
     def result_shape(self, index: int = 0) -> tuple[int, ...]:
         """The shape of a result."""

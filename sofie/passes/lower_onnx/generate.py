@@ -120,7 +120,7 @@ def _running_along(op: OnnxOp, build: Lowering, axis: int, neutral: int, fn: Fn)
                 after = fn(walk, total, walk.load(x, *here))
                 return [after, walk.store(total if exclusive else after, into, *here)]
 
-            return walk.repeat(0, shape[axis], [walk.constant(neutral, kind), carried[0]], step)[1:]
+            return walk.for_(0, shape[axis], [walk.constant(neutral, kind), carried[0]], step)[1:]
 
         return walk.each(others, [into], row)
 

@@ -35,7 +35,7 @@ def sort(walk: Walk, count: int, order: SSAValue, spare: SSAValue, before: Befor
     Both are int64 tensors of `count` elements. Merges runs of 1, 2, 4, .. elements: count * log2(count) comparisons.
     """
     n = walk.index(count)
-    order = walk.repeat(0, count, [order], lambda i, c: [walk.store(walk.number(i, i64), c[0], i)])[0]
+    order = walk.for_(0, count, [order], lambda i, c: [walk.store(walk.number(i, i64), c[0], i)])[0]
     last = walk.sub(n, walk.index(1))
 
     def run(level: SSAValue, carried: Sequence[SSAValue]) -> Sequence[SSAValue]:
@@ -60,14 +60,14 @@ def sort(walk: Walk, count: int, order: SSAValue, spare: SSAValue, before: Befor
                 spare = walk.store(walk.select(from_right, other, mine), spare, k)
                 return [walk.sub(walk.plus(left, 1), one), walk.add(right, one), spare]
 
-            return [walk.repeat(low, high, [low, middle, merged[0]], take)[2]]
+            return [walk.for_(low, high, [low, middle, merged[0]], take)[2]]
 
-        (spare,) = walk.repeat(0, pairs, [spare], merge)
-        (order,) = walk.repeat(0, count, [order], lambda i, c: [walk.store(walk.load(spare, i), c[0], i)])
+        (spare,) = walk.for_(0, pairs, [spare], merge)
+        (order,) = walk.for_(0, count, [order], lambda i, c: [walk.store(walk.load(spare, i), c[0], i)])
         return [both, order, spare]
 
     levels = max(most(count) - 1, 0).bit_length()
-    return walk.repeat(0, levels, [walk.index(1), order, spare], run)[1:]
+    return walk.for_(0, levels, [walk.index(1), order, spare], run)[1:]
 
 
 @lowers("TopK", limits="k known when compiling")
@@ -99,7 +99,7 @@ def top_k(op: OnnxOp, build: Lowering) -> Sequence[SSAValue]:
                 return [walk.store(value, carried[0], *at(k)), walk.store(place, carried[1], *at(k))]
 
             order, spare = sort(walk, count, order, spare, before)
-            return [*walk.repeat(0, result[axis], [values, indices], pick), order, spare]
+            return [*walk.for_(0, result[axis], [values, indices], pick), order, spare]
 
         return walk.each(others, [values, indices, order, spare], row)
 
@@ -135,7 +135,7 @@ def unique(op: OnnxOp, build: Lowering) -> Sequence[SSAValue]:
             values, indices, counts = carried
             rank, start = walk.load(rank_of, g), walk.load(first, g)
             place, source = walk.number(rank, INDEX), walk.number(start, INDEX)
-            (values,) = walk.repeat(
+            (values,) = walk.for_(
                 0,
                 math.prod(rest),
                 [values],
@@ -147,8 +147,8 @@ def unique(op: OnnxOp, build: Lowering) -> Sequence[SSAValue]:
             rank = walk.load(rank_of, walk.number(walk.load(group_of, i), INDEX))
             return [walk.store(rank, carried[0], i)]
 
-        values, indices, counts = walk.repeat(0, found, [rooms[0], rooms[1], rooms[3]], group)
-        (places,) = walk.repeat(0, count, [rooms[2]], inverse)
+        values, indices, counts = walk.for_(0, found, [rooms[0], rooms[1], rooms[3]], group)
+        (places,) = walk.for_(0, count, [rooms[2]], inverse)
         return [values, indices, places, counts]
 
     rooms = [build.empty([found, math.prod(rest)], element_of(x))]
@@ -179,7 +179,7 @@ def _groups(walk: Walk, build: Lowering, rows: SSAValue, sorted_: bool, rooms: S
             ]
 
         no = walk.constant(False, walk.compare("lt", a, b).type)
-        return walk.repeat(0, width, [no, no], step)
+        return walk.for_(0, width, [no, no], step)
 
     order, spare = sort(walk, count, group_of, rank_of, lambda a, b: differs(a, b)[0])
 
@@ -206,11 +206,11 @@ def _groups(walk: Walk, build: Lowering, rows: SSAValue, sorted_: bool, rooms: S
         owner = walk.store(walk.number(mine, i64), owner, walk.number(row, INDEX))
         return [groups, first, times, owner]
 
-    groups, first, times, owner = walk.repeat(0, count, [walk.index(0), first, times, spare], split)
+    groups, first, times, owner = walk.for_(0, count, [walk.index(0), first, times, spare], split)
     total = walk.store(walk.number(groups, i64), total, 0)
     if sorted_:
         ranks = order  # no longer needed
-        (ranks,) = walk.repeat(0, count, [ranks], lambda g, c: [walk.store(walk.number(g, i64), c[0], g)])
+        (ranks,) = walk.for_(0, count, [ranks], lambda g, c: [walk.store(walk.number(g, i64), c[0], g)])
         return [owner, first, times, ranks, total]
 
     def number(i: SSAValue, carried: Sequence[SSAValue]) -> Sequence[SSAValue]:
@@ -223,5 +223,5 @@ def _groups(walk: Walk, build: Lowering, rows: SSAValue, sorted_: bool, rooms: S
             [next_, ranks],
         )
 
-    (_, ranks) = walk.repeat(0, count, [walk.index(0), order], number)
+    (_, ranks) = walk.for_(0, count, [walk.index(0), order], number)
     return [owner, first, times, ranks, total]

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math as pymath
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from xdsl.builder import Builder
-from xdsl.dialects import arith, math
+from xdsl.dialects import arith, math, scf
 from xdsl.dialects.builtin import AnyFloat, FloatAttr, IndexType, IntegerAttr, IntegerType, i1, i64
 from xdsl.dialects.linalg import ops as linalg
-from xdsl.ir import Attribute, Operation, SSAValue
+from xdsl.ir import Attribute, Block, Operation, SSAValue
+from xdsl.rewriter import InsertPoint
 
 from sofie.dialects.types import bytes_of, is_float
 
@@ -77,6 +78,9 @@ _UNARY: dict[str, Callable[[SSAValue], Operation]] = {
 }
 
 
+Step = Callable[["Scalars", SSAValue, Sequence[SSAValue]], Sequence[SSAValue]]
+
+
 class Scalars:
     """Inserts scalar ops; `unsigned` says how integers of the body are read."""
 
@@ -91,7 +95,11 @@ class Scalars:
 
     def insert(self, op: Operation) -> SSAValue:
         """Inserts any op of one result."""
-        return self._builder.insert(op).results[0]
+        return self.insert_all(op)[0]
+
+    def insert_all(self, op: Operation) -> Sequence[SSAValue]:
+        """Inserts any op."""
+        return self._builder.insert(op).results
 
     def loop(self, dimension: int) -> SSAValue:
         """The variable of a loop around the body, of type index."""
@@ -188,6 +196,31 @@ class Scalars:
         if kind.width.data < source.width.data:
             return self.insert(arith.TruncIOp(x, kind))
         return self.insert((arith.ExtUIOp if unsigned else arith.ExtSIOp)(x, kind))
+
+    def rounded(self, x: SSAValue, kind: Attribute, unsigned: bool) -> SSAValue:
+        """A float as the nearest number of an integer type, halves to even, what lies beyond it at its ends.
+
+        For bool it is x != 0, as in `cast`.
+        """
+        if kind == i1:
+            return self.cast(x, kind)
+        low, high = (self.constant(end(kind, unsigned), x.type) for end in (lowest, highest))
+        above = self.compare("ge", x, high)
+        inside = self.select(above, low, self.max(self.unary("round", x), low))
+        return self.select(
+            above, self.constant(highest(kind, unsigned), kind), self.cast(inside, kind, unsigned_target=unsigned)
+        )
+
+    def repeat(self, count: SSAValue, carried: Sequence[SSAValue], step: Step) -> list[SSAValue]:
+        """`carried = step(scalars, i, carried)` for i from 0 to `count` (both of type index); what is carried at last.
+
+        Loop variables of the body (`loop`, `place`) are taken before it.
+        """
+        body = Block(arg_types=[IndexType(), *(v.type for v in carried)])
+        inner = Scalars(Builder(InsertPoint.at_end(body)), self._unsigned)
+        inner.insert_all(scf.YieldOp(*step(inner, body.args[0], body.args[1:])))
+        zero, one = self.constant(0, IndexType()), self.constant(1, IndexType())
+        return list(self.insert_all(scf.ForOp(zero, count, one, carried, body)))
 
     def sigmoid(self, x: SSAValue) -> SSAValue:
         """1 / (1 + exp(-x)): exact at both ends, since exp overflows to infinity and 1 / inf is 0."""

@@ -91,7 +91,7 @@ def compress(op: OnnxOp, build: Lowering) -> SSAValue:
                 holds(walk, [i]), lambda: [walk.plus(place, 1), *walk.each(others, [into], copy)], [place, into]
             )
 
-        return [walk.repeat(0, reach, [walk.index(0), into], step)[1]]
+        return [walk.for_(0, reach, [walk.index(0), into], step)[1]]
 
     return kernel(build, [build.empty(result, element_of(x))], fn)[0]
 
@@ -141,7 +141,7 @@ def non_max_suppression(op: OnnxOp, build: Lowering) -> SSAValue:
                         apart = _apart(walk, corners, _corners(walk, boxes, batch, other, centred), limit)
                         return [walk.both(carried[0], apart)]
 
-                    return walk.repeat(start, end, [walk.constant(True, i1)], step)
+                    return walk.for_(start, end, [walk.constant(True, i1)], step)
 
                 kept = walk.choose(open_, clear, [walk.constant(False, i1)])[0]
 
@@ -153,7 +153,7 @@ def non_max_suppression(op: OnnxOp, build: Lowering) -> SSAValue:
 
                 return walk.choose(kept, keep, [end, rows])
 
-            end, rows = walk.repeat(0, count, [start, rows], candidate)
+            end, rows = walk.for_(0, count, [start, rows], candidate)
             return [end, rows, order, spare]
 
         rows, order, spare, total = rooms

@@ -3,7 +3,7 @@
     def count(walk, into):                      # one kernel; `into` is its result, updated in place
         def step(i, carried):
             return [walk.add(carried[0], walk.load(flags, i))]
-        (total,) = walk.repeat(0, n, [zero], step)
+        (total,) = walk.for_(0, n, [zero], step)
         return [walk.store(total, into, 0)]
 
     (total,) = kernel(build, [build.empty([1], i64)], count)
@@ -69,7 +69,7 @@ class Walk(Scalars):
         """`into` with one element replaced."""
         return self.insert(tensor.InsertOp(value, into, [self.index(p) for p in places]))
 
-    def repeat(self, low: Place, high: Place, carried: Sequence[SSAValue], step: Step) -> list[SSAValue]:
+    def for_(self, low: Place, high: Place, carried: Sequence[SSAValue], step: Step) -> list[SSAValue]:
         """carried = step(i, carried) for i in low .. high - 1; what is carried at the end."""
         bounds = self.index(low), self.index(high), self.index(1)
         body = Block(arg_types=[INDEX, *(v.type for v in carried)])
@@ -89,7 +89,7 @@ class Walk(Scalars):
     def _each(self, shape: Sequence[int], outer: Visited, carried: Sequence[SSAValue], step: Visit) -> list[SSAValue]:
         if not shape:
             return list(step(outer, carried))
-        return self.repeat(0, shape[0], carried, lambda i, c: self._each(shape[1:], [*outer, i], c, step))
+        return self.for_(0, shape[0], carried, lambda i, c: self._each(shape[1:], [*outer, i], c, step))
 
     def plus(self, place: SSAValue, number: int) -> SSAValue:
         """A position further on."""

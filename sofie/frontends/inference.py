@@ -24,6 +24,7 @@ def _gathered(node: onnx.NodeProto, operands: Sequence[Shape]) -> Shape:
 RULES: dict[str, Rule] = {
     "GatherND": _gathered,
     "GroupNormalization": _as_first,
+    "MeanVarianceNormalization": _as_first,
 }
 """The shape of the first result, from the node and the shapes of its operands."""
 

@@ -38,17 +38,17 @@ class Row:
 def row(
     operator: str,
     feeds: Arrays,
-    weights: Arrays | None = None,
+    constants: Arrays | None = None,
     outputs: Sequence[str] = ("y",),
     answer: Callable[..., object] | None = None,
     inputs: str = "",
     domain: str = "",
     **attributes: object,
 ) -> Row:
-    """One node that reads `inputs` ("-" is an absent one), by default all feeds and then all weights."""
-    names = ["" if n == "-" else n for n in inputs.split()] or [*feeds, *(weights or {})]
+    """One node that reads `inputs` ("-" is an absent one), by default all feeds and then all constants."""
+    names = ["" if n == "-" else n for n in inputs.split()] or [*feeds, *(constants or {})]
     node = helper.make_node(operator, names, list(outputs), domain=domain, **attributes)
-    return Row([node], feeds, weights or {}, outputs, answer)
+    return Row([node], feeds, constants or {}, outputs, answer)
 
 
 def model(rows: Mapping[str, Row], opset: int = DOMAINS[""]) -> onnx.ModelProto:

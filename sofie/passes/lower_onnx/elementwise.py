@@ -304,6 +304,15 @@ def cast(op: OnnxOp, build: Lowering) -> SSAValue:
     return build.elementwise(lambda s, x: s.cast(x, kind, unsigned), build.operand(0), element=kind)
 
 
+@lowers("BitCast")
+def bit_cast(op: OnnxOp, build: Lowering) -> SSAValue:
+    """The same bits as an element type of the same width (BitCast 26); a byte that is not 0 is true."""
+    kind, x = build.result_element(), build.operand(0)
+    if i1 in (kind, element_of(x)):
+        return build.elementwise(lambda s, v: s.cast(v, kind), x, element=kind)
+    return build.elementwise(lambda s, v: s.bits(v, kind), x, element=kind)
+
+
 @lowers("Where")
 def where(op: OnnxOp, build: Lowering) -> SSAValue:
     """y = condition ? a : b, broadcast as numpy does (Where 16)."""

@@ -185,6 +185,10 @@ class Scalars:
             return self.insert(arith.TruncIOp(x, kind))
         return self.insert((arith.ExtUIOp if unsigned else arith.ExtSIOp)(x, kind))
 
+    def bits(self, x: SSAValue, kind: Attribute) -> SSAValue:
+        """The bits of x read as another type of the same width."""
+        return x if x.type == kind else self.insert(arith.BitcastOp(x, kind))
+
     def sigmoid(self, x: SSAValue) -> SSAValue:
         """1 / (1 + exp(-x)): exact at both ends, since exp overflows to infinity and 1 / inf is 0."""
         one = self.constant(1.0, x.type)

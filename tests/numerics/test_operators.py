@@ -178,6 +178,8 @@ def expected() -> rows.Results:
 def check(got: rows.Results, expected: rows.Results) -> None:
     for name, wanted in expected.items():
         for value, want in zip(got[name], wanted, strict=True):
+            if name.startswith("Adam"):
+                want = want.astype(ROWS[name].feeds["v00"].dtype)  # the reference's type depends on how many there are
             assert (value.dtype, value.shape) == (want.dtype, want.shape), name
             if want.dtype.kind == "f":
                 tolerance = 1e-5 if want.dtype == np.float32 else 1e-13

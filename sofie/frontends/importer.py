@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import MutableMapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import numpy as np
@@ -36,7 +36,7 @@ from sofie.dialects.types import (
 from sofie.dialects.types import tensor as tensor_type
 from sofie.errors import SofieError, UnsupportedError, printable
 from sofie.extents import SIZE, size_attribute
-from sofie.frontends import probing
+from sofie.frontends import flex_attention, probing
 from sofie.frontends.inference import complete
 from sofie.naming import identifier
 from sofie.reference import NONDETERMINISTIC, evaluate_node
@@ -200,6 +200,9 @@ class Importer:
         if (node.domain, node.op_type) == ("", "If") and node.input[0] in self.known:
             self._take_branch(node)
             return
+        if flex_attention.is_modified(node):
+            self._inline_modifiers(node, label)
+            return
         try:
             self._emit(node, op_class, label)
         except SofieError as error:
@@ -317,13 +320,38 @@ class Importer:
         picked = "then_branch" if np.all(self.known[node.input[0]]) else "else_branch"
         graph = next(a.g for a in node.attribute if a.name == picked)
         scope = self._within(graph, self.block)
-        for name, output in zip(node.output, graph.output, strict=False):
-            if output.name in scope.known:
-                self._know(name, scope.known[output.name])
-            elif output.name in scope.lists:
-                self._know_sizes(name, scope.lists[output.name])
+        self._adopt(scope, {name: o.name for name, o in zip(node.output, graph.output, strict=False)})
+
+    def _adopt(self, scope: Importer, names: Mapping[str, str]) -> None:
+        """Takes what a graph in this block has made over, by the names it has here and there."""
+        for name, inner in names.items():
+            if inner in scope.known:
+                self._know(name, scope.known[inner])
+            elif inner in scope.lists:
+                self._know_sizes(name, scope.lists[inner])
             else:
-                self.types[name], self.values[name] = scope.types[output.name], scope.values[output.name]
+                self.types[name], self.values[name] = scope.types[inner], scope.values[inner]
+
+    def _inline_modifiers(self, node: onnx.NodeProto, label: str) -> None:
+        """Puts the operators and the modifier graphs that a FlexAttention is made of in its place."""
+        query, key, _ = (self._tensor_type(name) for name in node.input)
+        try:
+            parts = flex_attention.parts(node, label, query.get_element_type(), *map(shape_of_type, (query, key)))
+        except SofieError as error:
+            raise type(error)(f"node {label!r} (FlexAttention): {error}") from error
+        for index, part in enumerate(parts):
+            if isinstance(part, onnx.NodeProto):
+                self._node(part, index)
+                continue
+            name, graph = part.graph.input[0].name, part.graph
+            seen = replace(
+                self,
+                types=ChainMap({name: self.types[part.given]}, self.types),
+                values=ChainMap({name: self._value(part.given)}, self.values),
+            )
+            self._adopt(seen._within(graph, self.block), {part.result: graph.output[0].name})
+            if self._tensor_type(part.result) != self._tensor_type(part.given):
+                raise SofieError(f"node {label!r} (FlexAttention): its graph {part.name!r} must keep shape and type")
 
     def _branches(self, node: onnx.NodeProto, graphs: dict[str, onnx.GraphProto]) -> dict[str, Region]:
         """The branches of an If as regions; the types of its outputs are theirs, which must be the same."""

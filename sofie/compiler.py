@@ -110,6 +110,10 @@ class Model:
         """The shared library in the cache."""
         return self._compiled.library
 
+    def seed(self, seed: int) -> None:
+        """Begins the random numbers of this seed; without it they begin with those of seed 0."""
+        self._compiled.seed(seed)
+
     def __call__(self, *arrays: object) -> Array | tuple[Array, ...]:
         """The output, or a tuple of them. Raises SofieError on a wrong number, type or shape of inputs."""
         if len(arrays) != len(self.inputs):

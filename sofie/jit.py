@@ -120,6 +120,8 @@ def source_of(program: Program) -> str:
     arguments = ["weights", "arena"]
     arguments += [f"static_cast<index>(sizes[{k}])" for k in range(len(program.sizes))]
     arguments += [f"static_cast<const {p.inner} *>(in[{k}])" for k, p in enumerate(program.inputs)]
+    if program.draws:
+        arguments.append(f"static_cast<const std::int64_t *>(in[{len(program.inputs)}])")
     arguments += [f"static_cast<{p.inner} *>(out[{k}])" for k, p in enumerate(program.outputs)]
     return f"""#include <cstddef>
 #include <cstdint>
@@ -168,6 +170,11 @@ class Compiled:
         self._weights = aligned(data.size)
         self._weights[:] = data
         self._arena = aligned(max(self.program.arena_bytes, 64))
+        self.seed(0)
+
+    def seed(self, seed: int) -> None:
+        """Begins the random numbers of this seed (modulo 2^64); equal seeds give equal numbers, call by call."""
+        self._state = np.array([seed % 2**64, 0], np.uint64)
 
     def run(self, inputs: Sequence[Array], sizes: Mapping[str, int] = NO_SIZES) -> list[Array]:
         """The outputs, freshly allocated, for these run-time sizes by name.
@@ -177,11 +184,13 @@ class Compiled:
         outputs = [np.empty(at(p.shape, sizes), p.dtype) for p in self.program.outputs]
         numbers = [sizes[symbol.name] for symbol in self.program.sizes]
         numbers_in = (ctypes.c_int64 * max(len(numbers), 1))(*numbers)
-        pointers_in = (ctypes.c_void_p * max(len(inputs), 1))(*(a.ctypes.data for a in inputs))
+        read = [*inputs, self._state]
+        pointers_in = (ctypes.c_void_p * len(read))(*(a.ctypes.data for a in read))
         pointers_out = (ctypes.c_void_p * max(len(outputs), 1))(*(a.ctypes.data for a in outputs))
         address = ctypes.c_void_p
         memory = address(self._weights.ctypes.data), address(self._arena.ctypes.data)
         self._infer(*memory, numbers_in, pointers_in, pointers_out)
+        self._state[1] += np.uint64(1)
         return outputs
 
 

@@ -29,6 +29,7 @@ from sofie.errors import SofieError
 from sofie.extents import symbols_by_argument
 from sofie.memory import VIEWS
 from sofie.naming import Namer, identifier
+from sofie.random_state import state_of
 from sofie.rewrite import blame, node_names
 from sofie.sizes import Symbol, most
 from sofie.target import Cpu
@@ -116,6 +117,8 @@ class Program:
     sizes: dict[Symbol, str] = field(init=False)
     """The sizes that the caller gives, and their C++ parameters."""
     arena_bytes: int = field(init=False)
+    draws: bool = field(init=False)
+    """Whether it draws random numbers, from a state of two 64-bit integers: the seed and the number of the call."""
 
     def __post_init__(self) -> None:
         self.name = identifier(self.name, "model")
@@ -123,11 +126,15 @@ class Program:
         ports: dict[bool, list[Port]] = {False: [], True: []}
         self.arena_bytes, self.sizes = 0, {}
         function = self.infer
+        state = state_of(function)
+        self.draws = state is not None
         given = symbols_by_argument(function)
         attributes = function.arg_attrs.data if function.arg_attrs is not None else ()
         for argument, attrs in zip(function.body.block.args, attributes, strict=True):
             if "sofie.arena" in attrs.data:
                 self.arena_bytes = shape_of(argument)[0]
+                continue
+            if argument is state:
                 continue
             if argument in given:
                 self.sizes[given[argument]] = names(given[argument].name, "size")
@@ -209,8 +216,9 @@ class Program:
 
     @property
     def reads_inputs(self) -> bool:
-        """Whether any kernel or condition reads an input; if not, the results were known when compiling."""
-        given = set(self.infer.body.block.args[len(self.sizes) : len(self.sizes) + len(self.inputs)])
+        """Whether any kernel or condition reads an input or draws; if not, the results were known when compiling."""
+        count = len(self.sizes) + len(self.inputs) + self.draws
+        given = set(self.infer.body.block.args[len(self.sizes) : count])
         readers = [op for op in self.infer.walk() if isinstance(op, func.CallOp | memref.LoadOp)]
         return any(_memory(v) in given for op in readers for v in op.operands)
 
@@ -223,7 +231,7 @@ class Program:
         parameters = ["const unsigned char *weights", "unsigned char *arena"]
         ports = iter([*self.inputs, *self.outputs])
         unused = {"weights", "arena"}
-        given = symbols_by_argument(self.infer)
+        given, state = symbols_by_argument(self.infer), state_of(self.infer)
         for argument in self.infer.body.block.args:
             if argument in given:
                 name = printer.names(self.sizes[given[argument]])
@@ -238,6 +246,12 @@ class Program:
                 and argument.name_hint == "arena"
             ):
                 printer.pointers[argument] = ("arena", 0)
+                continue
+            if argument is state:
+                name = printer.names("random_state")
+                parameters.append(f"const std::int64_t *{name}")
+                printer.pointers[argument] = (name, 0)
+                unused.add(name)
                 continue
             port = next(ports)
             output = port in self.outputs
@@ -349,7 +363,8 @@ class Program:
         result = vectors[0] if len(vectors) == 1 else f"std::tuple<{', '.join(vectors)}>"
         arguments = ["weights_.data()", "arena_.get()"]
         arguments += [f"static_cast<std::ptrdiff_t>({name})" for name in self.sizes.values()]
-        arguments += [_pass(p, const=True) for p in self.inputs] + [_pass(p, const=False) for p in self.outputs]
+        arguments += [_pass(p, const=True) for p in self.inputs] + ["random_state_"] * self.draws
+        arguments += [_pass(p, const=False) for p in self.outputs]
         spell = KernelPrinter(sizes=dict(self.sizes))
         check = f"      check({', '.join(self.sizes.values())});\n" if sized else ""
         makes = [f"      std::vector<{p.cpp}> {p.parameter}({spell.extent(p.elements)});" for p in self.outputs]
@@ -360,6 +375,11 @@ class Program:
         )
         names = [p.parameter for p in self.outputs]
         back = names[0] if len(names) == 1 else f"{{{', '.join(f'std::move({n})' for n in names)}}}"
+        step = member = seed = ""
+        if self.draws:
+            step = "\n      ++random_state_[1];"
+            member = "\n   std::int64_t random_state_[2] = {0, 0};"
+            seed = _SEED
         default = "   Session() : Session(Weights()) {}\n" if embed else ""
         default_file = "" if embed else f" = {_string(self.name + '.dat')}"
         return f"""// One thread's scratch memory; the weights are shared. Inference allocates only what it returns.
@@ -376,9 +396,9 @@ public:
         }
 {listed("   void infer(", takes + gives, ")" if sized else ") noexcept")}
    {{
-{check}{listed("      detail::infer(", arguments, ");")}
+{check}{listed("      detail::infer(", arguments, ");")}{step}
    }}
-
+{seed}
 {listed(f"   {result} infer(", takes, ")")}
    {{
 {check}{chr(10).join(makes)}
@@ -394,7 +414,7 @@ private:
    }};
 
    Weights weights_;
-   std::unique_ptr<unsigned char, Free> arena_;
+   std::unique_ptr<unsigned char, Free> arena_;{member}
 }};"""
 
     def _size_checks(self, parameters: Sequence[str]) -> str:
@@ -452,6 +472,15 @@ def _vectors(cpu: Cpu, kernels: str) -> str:
             )
     return "\n\n".join(lines)
 
+
+_SEED = """
+   // Random numbers follow from the seed, which is 0 at first, and the number of calls since it was set.
+   void seed(std::uint64_t seed) noexcept
+   {
+      random_state_[0] = static_cast<std::int64_t>(seed);
+      random_state_[1] = 0;
+   }
+"""
 
 _VECTOR = """typedef {element} {name} __attribute__((vector_size({bytes})));
 

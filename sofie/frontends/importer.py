@@ -39,6 +39,7 @@ from sofie.extents import SIZE, size_attribute
 from sofie.frontends import flex_attention, probing
 from sofie.frontends.inference import complete
 from sofie.naming import identifier
+from sofie.random_state import STREAM, stream_attribute
 from sofie.reference import NONDETERMINISTIC, evaluate_node
 from sofie.sizes import Size, Symbol, at, symbols_of
 from sofie.weights import Array
@@ -296,6 +297,8 @@ class Importer:
         op = op_class.from_positions(
             [self._value(name) if name else None for name in node.input], result_types, attributes, inner
         )
+        if node.op_type in NONDETERMINISTIC:
+            op.attributes[STREAM] = stream_attribute(node.output[0])
         op.location = NameLoc(StringAttr(f"{node.op_type} {label}"), UnknownLoc())
         self.block.add_op(op)
         for name, result in zip(outputs, op.results, strict=True):

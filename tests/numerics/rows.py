@@ -77,21 +77,22 @@ def feeds(rows: Mapping[str, Row]) -> Arrays:
     return {f"r{k}_{n}": np.asarray(a) for k, one in enumerate(rows.values()) for n, a in one.feeds.items()}
 
 
-def _by_row(rows: Mapping[str, Row], values: Sequence[np.ndarray]) -> Results:
+def named(rows: Mapping[str, Row], values: Sequence[np.ndarray]) -> Results:
+    """The values of all outputs, in the order of the rows, by row."""
     left = iter(values)
     return {name: [np.asarray(next(left)) for n in one.outputs if n] for name, one in rows.items()}
 
 
 def by_compiler(rows: Mapping[str, Row], opset: int = DOMAINS[""]) -> Results:
     """What the compiled program makes of each row."""
-    return _by_row(rows, list(sofie.compile(model(rows, opset)).run(feeds(rows)).values()))
+    return named(rows, list(sofie.compile(model(rows, opset)).run(feeds(rows)).values()))
 
 
 def by_level(rows: Mapping[str, Row], spec: str, opset: int = DOMAINS[""]) -> Results:
     """What the interpreter makes of each row after these passes."""
     module = load(model(rows, opset))
     pipeline.run(module, pipeline.parse(spec))
-    return _by_row(rows, interpreter.run(module, list(feeds(rows).values())))
+    return named(rows, interpreter.run(module, list(feeds(rows).values())))
 
 
 def by_reference(one: Row, opset: int = DOMAINS[""]) -> list[np.ndarray]:

@@ -97,6 +97,13 @@ def table(count: int) -> dict[str, Row]:
     }
 
 
+def test_text_keeps_what_a_node_draws() -> None:
+    """A stream that is lost when a module is printed and read back."""
+    module = load(pair())
+    again = Parser(pipeline.context(), str(module)).parse_module()
+    np.testing.assert_equal(interpreter.run(again, [], 3), interpreter.run(module, [], 3))
+
+
 ROWS = table(COUNT)
 SMALL = table(100)
 """The same for levels whose loops the interpreter walks one by one."""

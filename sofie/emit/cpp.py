@@ -25,6 +25,7 @@ from sofie.dialects.sofie import WeightOp
 from sofie.dialects.types import element_of, shape_of
 from sofie.emit.printer import KernelPrinter
 from sofie.emit.spelling import ATOM, Expression, listed, scalar_type
+from sofie.emit.vectors import vector_types
 from sofie.errors import SofieError
 from sofie.extents import symbols_by_argument
 from sofie.memory import VIEWS
@@ -274,7 +275,7 @@ class Program:
         kernels = "\n\n".join(self.kernels)
         needs_math = any(f"{name}(" in kernels for name in _MATH)
         parts = [_source("prelude.hxx").rstrip()]
-        parts += [_vectors(self.cpu, kernels)] if self.cpu.lanes > 1 else []
+        parts += [vector_types(kernels)] if self.cpu.lanes > 1 else []
         parts += [_source("math.hxx").rstrip()] if needs_math else []
         parts += [f"namespace kernels {{\n\n{kernels}\n\n}} // namespace kernels"] if kernels else []
         parts.append(self.entry())
@@ -454,25 +455,6 @@ def _memory(value: SSAValue) -> SSAValue:
     return value
 
 
-def _vectors(cpu: Cpu, kernels: str) -> str:
-    """Loads and stores of the vector types that the kernels name; float types themselves are those of math.hxx."""
-    lines = []
-    for bits, element, letter in (
-        (32, "float", "f"),
-        (64, "double", "f"),
-        (32, "std::int32_t", "i"),
-        (64, "std::int64_t", "i"),
-    ):
-        for lanes in (2, 4, 8, 16):
-            name = f"v{lanes}{letter}{bits}"
-            if name not in kernels:
-                continue
-            lines.append(
-                _VECTOR.format(name=name, element=element, bytes=lanes * bits // 8, lanes=lanes, align=bits // 8)
-            )
-    return "\n\n".join(lines)
-
-
 _SEED = """
    // Random numbers follow from the seed, which is 0 at first, and the number of calls since it was set.
    void seed(std::uint64_t seed) noexcept
@@ -481,21 +463,6 @@ _SEED = """
       random_state_[1] = 0;
    }
 """
-
-_VECTOR = """typedef {element} {name} __attribute__((vector_size({bytes})));
-
-namespace detail {{
-struct unaligned_{name} {{
-   typedef {element} type __attribute__((vector_size({bytes}), aligned({align}), may_alias));
-}};
-
-SOFIE_INLINE {name} load_{name}(const {element} *from)
-{{
-   return *reinterpret_cast<const unaligned_{name}::type *>(from);
-}}
-
-SOFIE_INLINE void store({element} *to, {name} value) {{ *reinterpret_cast<unaligned_{name}::type *>(to) = value; }}
-}} // namespace detail"""
 
 
 def _source(name: str) -> str:

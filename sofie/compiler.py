@@ -123,6 +123,10 @@ class Model:
         """The shared library in the cache."""
         return self.compiled.library
 
+    def seed(self, seed: int) -> None:
+        """Begins the random numbers of this seed; without it they begin with those of seed 0."""
+        self.compiled.seed(seed)
+
     def __call__(self, *arrays: object) -> Array | tuple[Array, ...]:
         """The output, or a tuple of them. Raises SofieError on a wrong number, type or shape of inputs."""
         names = self._names()
@@ -181,6 +185,7 @@ class LateModel(Model):
     def __init__(self, proto: onnx.ModelProto, options: Options, name: str, telling: Sequence[str]) -> None:
         self._proto, self._options, self._name, self.telling = proto, options, name, telling
         self._made: OrderedDict[tuple[bytes, ...], jit.Compiled] = OrderedDict()
+        self._state = np.zeros(2, np.uint64)
 
     @property
     def compiled(self) -> jit.Compiled:
@@ -188,6 +193,10 @@ class LateModel(Model):
         if not self._made:
             raise needed(self.telling)
         return next(reversed(self._made.values()))
+
+    def seed(self, seed: int) -> None:
+        """As for any model; the numbers go on through all that is compiled."""
+        self._state[:] = seed % 2**64, 0
 
     def _names(self) -> list[str]:
         return names_of_inputs(self._proto.graph, self._options.values)
@@ -199,6 +208,7 @@ class LateModel(Model):
         if key not in self._made:
             options = replace(self._options, operands=operands)
             self._made[key] = _compiled(self._proto, options, self._name, None)
+            self._made[key].state = self._state
             if len(self._made) > LATE_MODELS:
                 self._made.popitem(last=False)
         self._made.move_to_end(key)

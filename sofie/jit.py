@@ -121,6 +121,8 @@ def source_of(program: Program) -> str:
     arguments = ["weights", "arena"]
     arguments += [f"static_cast<index>(sizes[{k}])" for k in range(len(program.sizes))]
     arguments += [f"static_cast<const {p.inner} *>(in[{k}])" for k, p in enumerate(program.inputs)]
+    if program.draws:
+        arguments.append(f"static_cast<const std::int64_t *>(in[{len(program.inputs)}])")
     arguments += [f"static_cast<{p.inner} *>(out[{k}])" for k, p in enumerate(program.outputs)]
     arguments += [f"static_cast<index *>(out[{len(program.outputs) + k}])" for k in range(len(program.late))]
     return f"""#include <cstddef>
@@ -170,6 +172,11 @@ class Compiled:
         self._weights = aligned(data.size)
         self._weights[:] = data
         self._arena = aligned(max(self.program.arena_bytes, 64))
+        self.state = np.zeros(2, np.uint64)
+
+    def seed(self, seed: int) -> None:
+        """Begins the random numbers of this seed (modulo 2^64); equal seeds give equal numbers, call by call."""
+        self.state[:] = seed % 2**64, 0
 
     def run(self, inputs: Sequence[Array], sizes: Mapping[str, int] = NO_SIZES) -> list[Array]:
         """The outputs, freshly allocated, for these run-time sizes by name.
@@ -180,12 +187,14 @@ class Compiled:
         found = [np.zeros(max(len(p.shape), 1), np.intp) for p in self.program.late]
         numbers = [sizes[symbol.name] for symbol in self.program.sizes]
         numbers_in = (ctypes.c_int64 * max(len(numbers), 1))(*numbers)
-        pointers_in = (ctypes.c_void_p * max(len(inputs), 1))(*(a.ctypes.data for a in inputs))
+        read = [*inputs, self.state]
+        pointers_in = (ctypes.c_void_p * len(read))(*(a.ctypes.data for a in read))
         written = [a.ctypes.data for a in (*outputs, *found)]
         pointers_out = (ctypes.c_void_p * max(len(written), 1))(*written)
         address = ctypes.c_void_p
         memory = address(self._weights.ctypes.data), address(self._arena.ctypes.data)
         self._infer(*memory, numbers_in, pointers_in, pointers_out)
+        self.state[1] += np.uint64(1)
         for port, shape in zip(self.program.late, found, strict=True):
             k = self.program.outputs.index(port)
             outputs[k] = outputs[k][: math.prod(shape.tolist())].reshape(shape).copy()

@@ -13,7 +13,7 @@ from sofie.errors import SofieError, printable
 from sofie.weights import Array
 
 NONDETERMINISTIC = frozenset(
-    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
+    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial", "Dropout"}
 )
 """Operators whose value may not be fixed when compiling."""
 

@@ -41,7 +41,7 @@ class Work:
 
 def work_of(op: OnnxOp) -> Work:
     """The work of a level 1 op, which stays as it is. Raises SofieError where it cannot be lowered."""
-    module = _alone(op)
+    module = alone(op)
     pipeline.run(module, pipeline.parse(_LOWER))
     copies = any(isinstance(o, GenericOp | tensor.InsertSliceOp) for o in module.walk())
     return Work(flops(module), sum(bytes_in(v) for v in (*op.operands, *op.results)) if copies else 0)
@@ -88,7 +88,7 @@ def _constant(value: SSAValue) -> int | None:
     return known.value.data if isinstance(known, IntegerAttr) else None
 
 
-def _alone(op: OnnxOp) -> ModuleOp:
+def alone(op: OnnxOp) -> ModuleOp:
     """A module in which a copy of `op` stands alone: its constants with it, its other operands as arguments."""
     symbols = symbols_of(e for v in (*op.operands, *op.results) for e in _extents(v))
     block = Block(arg_types=[IndexType()] * len(symbols))

@@ -25,10 +25,12 @@ from sofie.dialects.sofie import SizeOp, WeightOp
 from sofie.dialects.types import element_of, shape_of
 from sofie.emit.printer import KernelPrinter
 from sofie.emit.spelling import ATOM, Expression, listed, scalar_type
+from sofie.emit.vectors import vector_types
 from sofie.errors import SofieError
 from sofie.extents import symbols_by_argument
 from sofie.memory import VIEWS
 from sofie.naming import Namer, identifier
+from sofie.random_state import state_of
 from sofie.rewrite import blame, node_names
 from sofie.sizes import Symbol, most, symbols_of
 from sofie.target import Cpu
@@ -123,6 +125,8 @@ class Program:
     sizes: dict[Symbol, str] = field(init=False)
     """The sizes that the caller gives, and their C++ parameters."""
     arena_bytes: int = field(init=False)
+    draws: bool = field(init=False)
+    """Whether it draws random numbers, from a state of two 64-bit integers: the seed and the number of the call."""
 
     def __post_init__(self) -> None:
         self.name = identifier(self.name, "model")
@@ -130,11 +134,15 @@ class Program:
         ports: dict[bool, list[Port]] = {False: [], True: []}
         self.arena_bytes, self.sizes = 0, {}
         function = self.infer
+        state = state_of(function)
+        self.draws = state is not None
         given = symbols_by_argument(function)
         attributes = function.arg_attrs.data if function.arg_attrs is not None else ()
         for argument, attrs in zip(function.body.block.args, attributes, strict=True):
             if "sofie.arena" in attrs.data:
                 self.arena_bytes = shape_of(argument)[0]
+                continue
+            if argument is state:
                 continue
             if argument in given:
                 self.sizes[given[argument]] = names(given[argument].name, "size")
@@ -225,7 +233,7 @@ class Program:
     @property
     def computes(self) -> bool:
         """Whether it does more than copy weights to outputs; if not, the results were known when compiling."""
-        written = set(self.infer.body.block.args[len(self.sizes) + len(self.inputs) :])
+        written = set(self.infer.body.block.args[len(self.sizes) + len(self.inputs) + self.draws :])
         return any(isinstance(op, memref.LoadOp) for op in self.infer.walk()) or any(
             all(_memory(v) in written for v in call.operands)
             or not all(_memory(v) in written or isinstance(_memory(v).owner, WeightOp) for v in call.operands)
@@ -241,7 +249,7 @@ class Program:
         parameters = ["const unsigned char *weights", "unsigned char *arena"]
         ports = iter([*self.inputs, *self.outputs])
         unused = {"weights", "arena"}
-        given = symbols_by_argument(self.infer)
+        given, state = symbols_by_argument(self.infer), state_of(self.infer)
         for argument in self.infer.body.block.args:
             if argument in given:
                 name = printer.names(self.sizes[given[argument]])
@@ -256,6 +264,12 @@ class Program:
                 and argument.name_hint == "arena"
             ):
                 printer.pointers[argument] = ("arena", 0)
+                continue
+            if argument is state:
+                name = printer.names("random_state")
+                parameters.append(f"const std::int64_t *{name}")
+                printer.pointers[argument] = (name, 0)
+                unused.add(name)
                 continue
             port = next(ports)
             output = port in self.outputs
@@ -282,7 +296,7 @@ class Program:
         kernels = "\n\n".join(self.kernels)
         needs_math = any(f"{name}(" in kernels for name in _MATH)
         parts = [_source("prelude.hxx").rstrip()]
-        parts += [_vectors(self.cpu, kernels)] if self.cpu.lanes > 1 else []
+        parts += [vector_types(kernels)] if self.cpu.lanes > 1 else []
         parts += [_source("math.hxx").rstrip()] if needs_math else []
         parts += [f"namespace kernels {{\n\n{kernels}\n\n}} // namespace kernels"] if kernels else []
         parts.append(self.entry())
@@ -372,7 +386,8 @@ class Program:
         result = vectors[0] if len(vectors) == 1 else f"std::tuple<{', '.join(vectors)}>"
         arguments = ["weights_.data()", "arena_.get()"]
         arguments += [f"static_cast<std::ptrdiff_t>({name})" for name in self.sizes.values()]
-        arguments += [_pass(p, const=True) for p in self.inputs] + [_pass(p, const=False) for p in self.outputs]
+        arguments += [_pass(p, const=True) for p in self.inputs] + ["random_state_"] * self.draws
+        arguments += [_pass(p, const=False) for p in self.outputs]
         arguments += [f"reinterpret_cast<std::ptrdiff_t *>({p.found})" for p in self.late]
         spell = KernelPrinter(sizes=dict(self.sizes))
         check = f"      check({', '.join(self.sizes.values())});\n" if sized else ""
@@ -385,6 +400,11 @@ class Program:
         cuts = [_cut(p) for p in self.late]
         names = [name for p in self.outputs for name in (p.parameter, p.found) if name]
         back = names[0] if len(names) == 1 else f"{{{', '.join(f'std::move({n})' for n in names)}}}"
+        step = member = seed = ""
+        if self.draws:
+            step = "\n      ++random_state_[1];"
+            member = "\n   std::int64_t random_state_[2] = {0, 0};"
+            seed = _SEED
         default = "   Session() : Session(Weights()) {}\n" if embed else ""
         default_file = "" if embed else f" = {_string(self.name + '.dat')}"
         return f"""// One thread's scratch memory; the weights are shared. Inference allocates only what it returns.
@@ -407,9 +427,9 @@ public:
         }
 {listed("   void infer(", takes + gives, ")" if sized else ") noexcept")}
    {{
-{check}{listed("      detail::infer(", arguments, ");")}
+{check}{listed("      detail::infer(", arguments, ");")}{step}
    }}
-
+{seed}
 {listed(f"   {result} infer(", takes, ")")}
    {{
 {check}{chr(10).join(makes)}
@@ -425,7 +445,7 @@ private:
    }};
 
    Weights weights_;
-   std::unique_ptr<unsigned char, Free> arena_;
+   std::unique_ptr<unsigned char, Free> arena_;{member}
 }};"""
 
     def _size_checks(self, parameters: Sequence[str]) -> str:
@@ -491,39 +511,14 @@ def _memory(value: SSAValue) -> SSAValue:
     return value
 
 
-def _vectors(cpu: Cpu, kernels: str) -> str:
-    """Loads and stores of the vector types that the kernels name; float types themselves are those of math.hxx."""
-    lines = []
-    for bits, element, letter in (
-        (32, "float", "f"),
-        (64, "double", "f"),
-        (32, "std::int32_t", "i"),
-        (64, "std::int64_t", "i"),
-    ):
-        for lanes in (2, 4, 8, 16):
-            name = f"v{lanes}{letter}{bits}"
-            if name not in kernels:
-                continue
-            lines.append(
-                _VECTOR.format(name=name, element=element, bytes=lanes * bits // 8, lanes=lanes, align=bits // 8)
-            )
-    return "\n\n".join(lines)
-
-
-_VECTOR = """typedef {element} {name} __attribute__((vector_size({bytes})));
-
-namespace detail {{
-struct unaligned_{name} {{
-   typedef {element} type __attribute__((vector_size({bytes}), aligned({align}), may_alias));
-}};
-
-SOFIE_INLINE {name} load_{name}(const {element} *from)
-{{
-   return *reinterpret_cast<const unaligned_{name}::type *>(from);
-}}
-
-SOFIE_INLINE void store({element} *to, {name} value) {{ *reinterpret_cast<unaligned_{name}::type *>(to) = value; }}
-}} // namespace detail"""
+_SEED = """
+   // Random numbers follow from the seed, which is 0 at first, and the number of calls since it was set.
+   void seed(std::uint64_t seed) noexcept
+   {
+      random_state_[0] = static_cast<std::int64_t>(seed);
+      random_state_[1] = 0;
+   }
+"""
 
 
 def _source(name: str) -> str:

@@ -219,6 +219,9 @@ class ExpressionPrinter:
             inner = f"static_cast<std::{'uint64_t' if target.width.data == 64 else 'int64_t'}>({inner})"
         return Expression(f"static_cast<{scalar_type(target)}>({inner})", ATOM)
 
+    def _bit_cast(self, op: arith.BitcastOp) -> Expression:
+        return Expression(f"detail::bit_cast<{scalar_type(op.result.type)}>({self.text(op.input)})", ATOM)
+
     def _load(self, op: memref.LoadOp) -> Expression:
         return Expression(self.access(op.memref, op.indices), ATOM)
 
@@ -330,6 +333,7 @@ _EXPRESSIONS: dict[type[Operation], _Rule] = {
     arith.DivUIOp: ExpressionPrinter._division,
     arith.RemSIOp: ExpressionPrinter._division,
     arith.RemUIOp: ExpressionPrinter._division,
+    arith.BitcastOp: ExpressionPrinter._bit_cast,
     memref.LoadOp: ExpressionPrinter._load,
     vector.LoadOp: ExpressionPrinter._vector_load,
     vector.BroadcastOp: ExpressionPrinter._broadcast,

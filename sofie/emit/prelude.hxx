@@ -67,6 +67,15 @@ template <class T> SOFIE_INLINE T shift_right(T a, T b)
    return a < T{} ? static_cast<T>(-1) : T{};
 }
 
+// The bits of a number as another type of its size.
+template <class To, class From> SOFIE_INLINE To bit_cast(From from)
+{
+   static_assert(sizeof(To) == sizeof(From), "a bit pattern keeps its size");
+   To to{};
+   __builtin_memcpy(&to, &from, sizeof to);
+   return to;
+}
+
 // What libm computes, on float and on double.
 #define SOFIE_LIBM(name, builtin)                                         \
    SOFIE_INLINE float name(float x) { return __builtin_##builtin##f(x); } \

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import ChainMap
 from collections.abc import Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar, cast
 
 import numpy as np
@@ -36,10 +36,11 @@ from sofie.dialects.types import (
 from sofie.dialects.types import tensor as tensor_type
 from sofie.errors import SofieError, UnsupportedError, printable
 from sofie.extents import SIZE, size_attribute
-from sofie.frontends import probing
+from sofie.frontends import flex_attention, probing
 from sofie.frontends.inference import FOUND, SCALARS, Found, Operand, complete
 from sofie.frontends.operands import bindable
 from sofie.naming import EMITTED, Namer, identifier
+from sofie.random_state import STREAM, stream_attribute
 from sofie.reference import NONDETERMINISTIC, evaluate_node
 from sofie.rewrite import erase
 from sofie.sizes import Size, Symbol, at, most, symbols_of
@@ -292,6 +293,9 @@ class Importer:
         if (node.domain, node.op_type) == ("", "If") and self._value_at(node.input[0], {}) is not None:
             self._take_branch(node)
             return
+        if flex_attention.is_modified(node):
+            self._inline_modifiers(node, label)
+            return
         try:
             self._emit(node, op_class, label)
         except SofieError as error:
@@ -407,6 +411,8 @@ class Importer:
         op = op_class.from_positions(
             [self._operand(node, k) for k in range(len(node.input))], result_types, attributes, inner
         )
+        if node.op_type in NONDETERMINISTIC:
+            op.attributes[STREAM] = stream_attribute(node.output[0])
         op.location = NameLoc(StringAttr(f"{node.op_type} {label}"), UnknownLoc())
         self.block.add_op(op)
         for name, result in zip(outputs, op.results, strict=True):
@@ -449,15 +455,40 @@ class Importer:
         picked = "then_branch" if np.all(self._value_at(node.input[0], {})) else "else_branch"
         graph = next(a.g for a in node.attribute if a.name == picked)
         scope = self._within(graph, self.block)
-        for name, output in zip(node.output, graph.output, strict=False):
-            if output.name in scope.known:
-                self._know(name, scope.known[output.name])
-            elif output.name in scope.lists:
-                self._know_sizes(name, scope.lists[output.name])
+        self._adopt(scope, {name: o.name for name, o in zip(node.output, graph.output, strict=False)})
+
+    def _adopt(self, scope: Importer, names: Mapping[str, str]) -> None:
+        """Takes what a graph in this block has made over, by the names it has here and there."""
+        for name, inner in names.items():
+            if inner in scope.known:
+                self._know(name, scope.known[inner])
+            elif inner in scope.lists:
+                self._know_sizes(name, scope.lists[inner])
             else:
-                self.types[name], self.values[name] = scope.types[output.name], scope.values[output.name]
-                if output.name in scope.assumed:
-                    self.assumed[name] = scope.assumed[output.name]
+                self.types[name], self.values[name] = scope.types[inner], scope.values[inner]
+                if inner in scope.assumed:
+                    self.assumed[name] = scope.assumed[inner]
+
+    def _inline_modifiers(self, node: onnx.NodeProto, label: str) -> None:
+        """Puts the operators and the modifier graphs that a FlexAttention is made of in its place."""
+        query, key, _ = (self._tensor_type(name) for name in node.input)
+        try:
+            parts = flex_attention.parts(node, label, query.get_element_type(), *map(shape_of_type, (query, key)))
+        except SofieError as error:
+            raise type(error)(f"node {label!r} (FlexAttention): {error}") from error
+        for index, part in enumerate(parts):
+            if isinstance(part, onnx.NodeProto):
+                self._node(part, index)
+                continue
+            name, graph = part.graph.input[0].name, part.graph
+            seen = replace(
+                self,
+                types=ChainMap({name: self.types[part.given]}, self.types),
+                values=ChainMap({name: self._value(part.given)}, self.values),
+            )
+            self._adopt(seen._within(graph, self.block), {part.result: graph.output[0].name})
+            if self._tensor_type(part.result) != self._tensor_type(part.given):
+                raise SofieError(f"node {label!r} (FlexAttention): its graph {part.name!r} must keep shape and type")
 
     def _branches(self, node: onnx.NodeProto, graphs: dict[str, onnx.GraphProto]) -> dict[str, Region]:
         """The branches of an If as regions; the types of its outputs are theirs, which must be the same."""

@@ -64,13 +64,50 @@ def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     return next((onnx.helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
 
 
-RULES: dict[str, Rule] = {
-    "GatherND": _gathered,
-    "GroupNormalization": _as_first,
-    "MaxUnpool": _unpooled,
-    "STFT": _frames,
+def _shape(operands: Sequence[Operand | None], k: int) -> Shape:
+    operand = operands[k]
+    assert operand is not None
+    return operand.shape
+
+
+def _apart(node: onnx.NodeProto, operands: Sequence[Operand | None], index: int, name: str) -> Shape:
+    """(batch, heads, steps, size) of an operand of Attention, whose heads may be joined in its last axis."""
+    shape = _shape(operands, index)
+    if len(shape) == 4:
+        return shape
+    heads = _attribute(node, name, 1)
+    return [shape[0], heads, shape[1], shape[2] // heads]
+
+
+def _present(index: int) -> Rule:
+    """The cached keys or values and the new ones."""
+
+    def rule(node: onnx.NodeProto, operands: Sequence[Operand | None]) -> Shape | None:
+        batch, heads, steps, size = _apart(node, operands, index, "kv_num_heads")
+        past = operands[index + 3] if len(operands) > index + 3 else None
+        return [batch, heads, steps + (0 if past is None else past.shape[2]), size]
+
+    return rule
+
+
+def _scores(node: onnx.NodeProto, operands: Sequence[Operand | None]) -> Shape:
+    """(batch, heads of the query, queries, cached keys and new ones)."""
+    keys = _present(1)(node, operands)
+    assert keys is not None
+    return [*_apart(node, operands, 0, "q_num_heads")[:3], keys[2]]
+
+
+RULES: dict[tuple[str, int], Rule] = {
+    ("Attention", 1): _present(1),
+    ("Attention", 2): _present(2),
+    ("Attention", 3): _scores,
+    ("GatherND", 0): _gathered,
+    ("GroupNormalization", 0): _as_first,
+    ("MaxUnpool", 0): _unpooled,
+    ("MeanVarianceNormalization", 0): _as_first,
+    ("STFT", 0): _frames,
 }
-"""The shape of the first result, from the node and its operands by position (None: absent); None: not known."""
+"""The shape of a result by its operator and place, from the node and its operands (None: absent); None: not known."""
 
 OVERRULED = frozenset({"STFT"})
 """Operators whose rule stands above ONNX's inference: STFT without `onesided` is inferred as if that were 0."""
@@ -86,20 +123,20 @@ def complete(
     known: Mapping[str, onnx.TypeProto],
     data: Mapping[str, Array],
 ) -> None:
-    """Gives the first result its shape where a rule here knows better, by the types and values of the operands."""
-    rule = None if node.domain else RULES.get(node.op_type)
-    result = inferred.get(node.output[0])
-    if rule is None or result is None:
-        return
-    if result.tensor_type.HasField("shape") and node.op_type not in OVERRULED:
-        return
+    """Gives results their shapes where a rule here knows better, by the types and values of the operands."""
     operands = [
         Operand([d.dim_value for d in known[name].tensor_type.shape.dim], data.get(name)) if name else None
         for name in node.input
     ]
-    shape = rule(node, operands)
-    if shape is not None:
-        result.CopyFrom(onnx.helper.make_tensor_type_proto(result.tensor_type.elem_type, list(shape)))
+    for place, name in enumerate(node.output):
+        rule, result = None if node.domain else RULES.get((node.op_type, place)), inferred.get(name)
+        if rule is None or result is None:
+            continue
+        if result.tensor_type.HasField("shape") and node.op_type not in OVERRULED:
+            continue
+        shape = rule(node, operands)
+        if shape is not None:
+            result.CopyFrom(onnx.helper.make_tensor_type_proto(result.tensor_type.elem_type, list(shape)))
 
 
 # -- sizes that the run finds ------------------------------------------------------------------------------------------
@@ -119,12 +156,6 @@ class Found:
 
 
 FoundRule = Callable[[onnx.NodeProto, Sequence[Operand | None]], Sequence[Sequence[int | Found]]]
-
-
-def _shape(operands: Sequence[Operand | None], k: int) -> Shape:
-    operand = operands[k]
-    assert operand is not None
-    return operand.shape
 
 
 def _nonzero(node: onnx.NodeProto, operands: Sequence[Operand | None]) -> list[list[int | Found]]:

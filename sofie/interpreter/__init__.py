@@ -25,6 +25,7 @@ from sofie.interpreter.memory import MemoryFunctions
 from sofie.interpreter.scalars import CastFunctions, ComparisonFunctions, ElementwiseFunctions
 from sofie.interpreter.tensors import TensorFunctions, onnx_functions
 from sofie.interpreter.vectors import VectorFunctions
+from sofie.random_state import STATE
 from sofie.sizes import at, bind, most, symbols_of
 from sofie.weights import Array
 
@@ -42,8 +43,10 @@ _ARENA_POISON = 0xFF
 _NOTHING = DictionaryAttr({})
 
 
-def run(module: ModuleOp, inputs: Sequence[Array]) -> list[Array]:
+def run(module: ModuleOp, inputs: Sequence[Array], seed: int = 0, call: int = 0) -> list[Array]:
     """The results of @infer at whatever level `module` is, in the model's order.
+
+    `seed` and `call` are what random operators draw from: the results are those of call number `call` of a session.
 
     `inputs` come in the model's order, with the shapes of the arguments and the dtypes of their `sofie.dtype`; results
     have theirs. Raises SofieError where an input does not fit, an op has no meaning here, or an access leaves its
@@ -54,7 +57,7 @@ def run(module: ModuleOp, inputs: Sequence[Array]) -> list[Array]:
         raise SofieError("the module has no function @infer to run")
     attributes = list(infer.arg_attrs or [_NOTHING] * len(infer.body.block.args))
     ports = list(zip(infer.body.block.args, attributes, strict=True))
-    symbols = symbols_by_argument(infer)
+    symbols, state = symbols_by_argument(infer), np.array([seed % 2**64, call], np.uint64).view(np.int64)
     given = [port for port in ports if not _is_made(port[1]) and port[0] not in symbols]
     if len(given) != len(inputs):
         raise SofieError(f"@infer takes {len(given)} inputs, not {len(inputs)}")
@@ -65,8 +68,9 @@ def run(module: ModuleOp, inputs: Sequence[Array]) -> list[Array]:
         if argument in symbols:
             arguments.append(np.int64(sizes[symbols[argument].name]))
         else:
-            arguments.append(_made(argument, attrs, sizes) if _is_made(attrs) else next(feeds))
-    machine = Machine(module, [*(functions() for functions in _FUNCTIONS), onnx_functions(module)], sizes)
+            arguments.append(_made(argument, attrs, sizes, state) if _is_made(attrs) else next(feeds))
+    functions = [*(functions() for functions in _FUNCTIONS), onnx_functions(module)]
+    machine = Machine(module, functions, sizes, lambda alone, operands: run(alone, operands, seed, call))
     machine.late = [
         (argument, array)
         for (argument, attrs), array in zip(ports, arguments, strict=True)
@@ -82,11 +86,13 @@ def run(module: ModuleOp, inputs: Sequence[Array]) -> list[Array]:
 
 
 def _is_made(attributes: DictionaryAttr) -> bool:
-    """Whether the caller of the emitted code provides this argument as room: an output, or the arena."""
-    return "sofie.output" in attributes.data or "sofie.arena" in attributes.data
+    """Whether the caller of the emitted code provides this argument by itself: an output, the arena, random state."""
+    return any(name in attributes.data for name in ("sofie.output", "sofie.arena", STATE))
 
 
-def _made(argument: SSAValue, attributes: DictionaryAttr, sizes: Mapping[str, int]) -> Array:
+def _made(argument: SSAValue, attributes: DictionaryAttr, sizes: Mapping[str, int], state: Array) -> Array:
+    if STATE in attributes.data:
+        return state
     shape = shape_of(argument)
     known = all(s.name in sizes for s in symbols_of(shape))
     array = poisoned(argument, sizes) if known else poison_of(element_of(argument), tuple(map(most, shape)))

@@ -8,7 +8,7 @@ element type. There is no recursion in a module, hence one frame.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -104,9 +104,16 @@ class _Plan:
 class Machine(Interpreter):
     """xDSL's interpreter with a planned walk, the lives of the arena's buffers, and the run-time sizes by name."""
 
-    def __init__(self, module: ModuleOp, functions: Iterable[InterpreterFunctions], sizes: Mapping[str, int]) -> None:
+    def __init__(
+        self,
+        module: ModuleOp,
+        functions: Iterable[InterpreterFunctions],
+        sizes: Mapping[str, int],
+        random: Callable[[ModuleOp, Sequence[Array]], list[Array]],
+    ) -> None:
+        """`random` runs another module on operands and the random state of this run."""
         super().__init__(module)
-        self.sizes = dict(sizes)
+        self.sizes, self.random = dict(sizes), random
         self.late: list[tuple[SSAValue, Array]] = []
         """Arguments whose sizes the run finds, and the memory for their bounds."""
         for each in functions:

@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from xdsl.context import Context
 from xdsl.dialects import tensor
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.interpreter import Interpreter, PythonValues, impl, register_impls
-from xdsl.ir import Operation
+from xdsl.ir import Operation, SSAValue
 
 from sofie.dialects.onnx import DOMAINS, OnnxOp
 from sofie.dialects.sofie import ExtentsOp, WeightOp
-from sofie.dialects.types import element_of, numpy_dtype, shape_of
+from sofie.dialects.types import element_of, numpy_dtype, shape_of, signless
 from sofie.errors import SofieError
 from sofie.interpreter.machine import Functions, Machine, numbers, refusal, room_for, tabulated
 from sofie.interpreter.memory import box_of, inside
-from sofie.reference import evaluate_node
+from sofie.passes.lower_onnx import LowerOnnx
+from sofie.reference import NONDETERMINISTIC, evaluate_node
 from sofie.sizes import bind
 from sofie.weights import Array
+from sofie.work import alone
 
 
 @register_impls
@@ -86,9 +89,14 @@ def _extents(self: Functions, interpreter: Interpreter, op: ExtentsOp, values: P
 def onnx_functions(module: ModuleOp) -> Functions:
     """The meanings of the onnx ops of a module; not of all two hundred, whose classes take a while to build."""
     kinds = {type(op) for op in module.walk() if isinstance(op, OnnxOp)}
-    control = {"If": _branch, "Loop": _loop, "Scan": _scan}
+    own: dict[str, Callable[..., PythonValues]] = {
+        "If": _branch,
+        "Loop": _loop,
+        "Scan": _scan,
+        **dict.fromkeys(NONDETERMINISTIC, _drawn),
+    }
     meanings: dict[type[Operation], Callable[..., PythonValues]] = {
-        kind: _reference if kind.SCHEMA.domain else control.get(kind.SCHEMA.name, _reference) for kind in kinds
+        kind: _reference if kind.SCHEMA.domain else own.get(kind.SCHEMA.name, _reference) for kind in kinds
     }
     return tabulated(meanings | {ExtentsOp: _extents})()
 
@@ -147,6 +155,27 @@ def _grown(
             raise refusal(op, f"gives shape {list(whole.shape)}, inference found {shape}")
         results.append(whole.astype(dtype, copy=False))
     return tuple(results)
+
+
+def _drawn(self: Functions, interpreter: Interpreter, op: OnnxOp, values: PythonValues) -> PythonValues:
+    """What the op's lowering draws: ONNX's reference has a generator of its own."""
+    assert isinstance(interpreter, Machine)
+    module = self.fact(op, _lowered_alone)
+    given = dict(zip(op.operands, values, strict=True))
+    operands = [v.view(numpy_dtype(signless(element_of(k)))) for k, v in given.items() if _is_computed(k)]
+    made = iter(interpreter.random(module, operands))
+    used = [result for result in op.results if result.uses] or list(op.results)
+    return tuple(next(made).view(numpy_dtype(element_of(r))) if r in used else None for r in op.results)
+
+
+def _lowered_alone(op: OnnxOp) -> ModuleOp:
+    module = alone(op)
+    LowerOnnx().apply(Context(), module)
+    return module
+
+
+def _is_computed(value: SSAValue) -> bool:
+    return not isinstance(value.owner, WeightOp | ExtentsOp)
 
 
 def _reference(self: Functions, interpreter: Interpreter, op: OnnxOp, values: PythonValues) -> PythonValues:

@@ -33,10 +33,7 @@ from sofie.sizes import Size
 DEEPEST = 8
 """Bodies hold function operators in turn; ONNX's nest three deep."""
 
-LIMITS = {
-    ("", "CenterCropPad"): "shape known when compiling",
-    ("ai.onnx.preview", "FlexAttention"): "no score_mod, no prob_mod",
-}
+LIMITS = {("", "CenterCropPad"): "shape known when compiling"}
 """What cannot be expanded, in a few words, by (domain, operator)."""
 
 

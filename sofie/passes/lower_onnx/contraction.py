@@ -39,7 +39,14 @@ def gemm(op: OnnxOp, build: Lowering) -> SSAValue:
 @lowers("MatMul")
 def matmul(op: OnnxOp, build: Lowering) -> SSAValue:
     """`numpy.matmul`: vectors, matrices and batches of them, batches broadcast (MatMul 13)."""
-    a, b = build.operand(0), build.operand(1)
+    return build.reshape(product(build, build.operand(0), build.operand(1)), build.result_shape())
+
+
+def product(build: Lowering, a: SSAValue, b: SSAValue) -> SSAValue:
+    """The matrix product of (.., M, K) and (.., K, N), batches broadcast; a vector is a row on the left, else a column.
+
+    The result has shape (.., M, N): extents of vectors stay as 1.
+    """
     if len(shape_of(a)) == 1:
         a = build.reshape(a, [1, *shape_of(a)])
     if len(shape_of(b)) == 1:
@@ -59,16 +66,18 @@ def matmul(op: OnnxOp, build: Lowering) -> SSAValue:
         structured.dims_map(loops, dims(batch_b, [inner, column])),
         structured.dims_map(loops, [*range(rank), row, column]),
     ]
-    if k == 0:
-        return build.fill(0, build.result_shape(), element_of(a))
-    product = build.contract(a, b, build.fill(0, [*batch, m, n], element_of(a)), maps, [inner])
-    return build.reshape(product, build.result_shape())
+    start = build.fill(0, [*batch, m, n], element_of(a))
+    return start if k == 0 else build.contract(a, b, start, maps, [inner])
 
 
 @lowers("Conv")
 def conv(op: OnnxOp, build: Lowering) -> SSAValue:
     """Convolution of any rank with groups, strides, dilations and padding; the bias starts the sum (Conv 22)."""
-    x, w, bias = build.operand(0), build.operand(1), build.optional(2)
+    return convolve(op, build, build.operand(0), build.operand(1), build.optional(2))
+
+
+def convolve(op: OnnxOp, build: Lowering, x: SSAValue, w: SSAValue, bias: SSAValue | None) -> SSAValue:
+    """The convolution of x (N, C, d..) with w (M, C / group, k..) by the attributes of Conv, padded with zeros."""
     batch, channels, *inputs = shape_of(x)
     windows = windows_of(op, inputs, shape_of(w)[2:])
     groups = op.integer("group")

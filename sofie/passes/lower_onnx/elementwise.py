@@ -12,7 +12,6 @@ from xdsl.ir import Attribute, SSAValue
 
 from sofie.dialects.onnx import OnnxOp
 from sofie.dialects.types import element_of, is_float, is_unsigned, shape_of
-from sofie.errors import UnsupportedError
 from sofie.passes.lower_onnx import lowers
 from sofie.passes.lower_onnx.builder import Lowering
 from sofie.passes.lower_onnx.scalars import Scalars
@@ -304,28 +303,20 @@ def cast(op: OnnxOp, build: Lowering) -> SSAValue:
     return build.elementwise(lambda s, x: s.cast(x, kind, unsigned), build.operand(0), element=kind)
 
 
+@lowers("BitCast")
+def bit_cast(op: OnnxOp, build: Lowering) -> SSAValue:
+    """The same bits as an element type of the same width (BitCast 26); a byte that is not 0 is true."""
+    kind, x = build.result_element(), build.operand(0)
+    if i1 in (kind, element_of(x)):
+        return build.elementwise(lambda s, v: s.cast(v, kind), x, element=kind)
+    return build.elementwise(lambda s, v: s.bits(v, kind), x, element=kind)
+
+
 @lowers("Where")
 def where(op: OnnxOp, build: Lowering) -> SSAValue:
     """y = condition ? a : b, broadcast as numpy does (Where 16)."""
     operands = [build.operand(k) for k in range(3)]
     return build.elementwise(lambda s, c, a, b: s.select(c, a, b), *operands, element=build.result_element())
-
-
-@lowers("Dropout", limits="inference only")
-def dropout(op: OnnxOp, build: Lowering) -> list[SSAValue]:
-    """x, and a mask that keeps everything: inference only (Dropout 22)."""
-    ratio, training = (_known_or(build, k, default) for k, default in ((1, 0.5), (2, 0.0)))
-    if training != 0 and ratio != 0:
-        raise UnsupportedError("training_mode must be false; export the model for inference")
-    x = build.operand(0)
-    return [x, build.fill(True, shape_of(x), i1)] if len(op.results) > 1 else [x]
-
-
-def _known_or(build: Lowering, index: int, default: float) -> float | None:
-    """The number a scalar operand holds, `default` where it is absent, None where it is computed at run time."""
-    value = build.optional(index)
-    known = None if value is None else build.known(value)
-    return default if value is None else None if known is None else float(known.reshape(-1)[0])
 
 
 @lowers("BitShift")

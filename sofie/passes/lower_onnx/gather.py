@@ -16,7 +16,7 @@ from xdsl.ir.affine import AffineExpr, AffineMap
 from sofie import structured
 from sofie.dialects.onnx import OnnxOp
 from sofie.dialects.types import element_of, shape_of
-from sofie.errors import UnsupportedError
+from sofie.errors import SofieError, UnsupportedError
 from sofie.passes.lower_onnx import lowers
 from sofie.passes.lower_onnx.builder import Fn, Lowering
 from sofie.passes.lower_onnx.scalars import Scalars
@@ -178,6 +178,40 @@ def scatter_nd(op: OnnxOp, build: Lowering) -> SSAValue:
         return [*(position(build, walk, walk.load(indices, *row, k), shape[k]) for k in range(depth)), *rest]
 
     return _scatter(build, x, updates, _combine(op), where)
+
+
+@lowers("TensorScatter")
+def tensor_scatter(op: OnnxOp, build: Lowering) -> SSAValue:
+    """A cache with each sample's update from its write index on, round the end if circular (TensorScatter 24)."""
+    cache, update, starts = build.operand(0), build.operand(1), build.optional(2)
+    shape, rank = shape_of(cache), len(shape_of(cache))
+    axis, circular = build.axis("axis", rank), op.string("mode") == "circular"
+    if axis == 0:
+        raise SofieError("axis 0 is the batch; the cache is written along a later one")
+    count, extent = (build.number(shape_of(v)[axis], _INDEX) for v in (update, cache))
+    if 0 in shape_of(update):
+        return cache
+
+    def fn(s: Scalars, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
+        zero, start = s.constant(0, _INDEX), s.constant(0, _INDEX)
+        if starts is not None:
+            start = s.insert(arith.IndexCastOp(args[1], _INDEX))
+        place = s.insert(arith.SubiOp(s.loop(axis), start))
+        if circular:
+            rest = s.insert(arith.RemSIOp(place, extent(s)))
+            is_before = s.insert(arith.CmpiOp(rest, zero, "slt"))
+            place = s.select(is_before, s.insert(arith.AddiOp(rest, extent(s))), rest)
+        is_after = s.insert(arith.CmpiOp(place, zero, "sge"))
+        hit = s.insert(arith.AndIOp(is_after, s.insert(arith.CmpiOp(place, count(s), "slt"))))
+        inside = s.select(hit, place, zero)
+        where = [inside if a == axis else s.loop(a) for a in range(rank)]
+        return [s.select(hit, s.insert(tensor.ExtractOp(update, where, args[0].type)), args[0])]
+
+    inputs, maps = [cache], [structured.identity(rank)]
+    if starts is not None:
+        inputs, maps = [cache, starts], [*maps, structured.dims_map(rank, [0])]
+    empty = build.empty(shape, element_of(cache))
+    return build.generic(inputs, [empty], [*maps, structured.identity(rank)], fn)[0]
 
 
 # -- positions -------------------------------------------------------------------------------------------

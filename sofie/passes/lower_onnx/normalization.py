@@ -12,7 +12,7 @@ from xdsl.ir.affine import AffineExpr
 from sofie import structured
 from sofie.dialects.onnx import OnnxOp
 from sofie.dialects.types import element_of, shape_of
-from sofie.errors import UnsupportedError
+from sofie.errors import SofieError
 from sofie.passes.lower_onnx import lowers
 from sofie.passes.lower_onnx.builder import Lowering
 from sofie.passes.lower_onnx.reduction import position_of_extremum
@@ -69,11 +69,49 @@ def hardmax(op: OnnxOp, build: Lowering) -> SSAValue:
     return build.generic([best], [build.empty(shape, kind)], maps, fn)[0]
 
 
-@lowers("BatchNormalization", limits="inference only")
-def batch_normalization(op: OnnxOp, build: Lowering) -> SSAValue:
-    """scale * (x - mean) / sqrt(var + epsilon) + bias per channel, inference only (BatchNormalization 15)."""
+@lowers("LpNormalization")
+def lp_normalization(op: OnnxOp, build: Lowering) -> SSAValue:
+    """x / (sum of |x|^p)^(1/p) along one axis for a p of 1 or 2; 0 where that norm is 0 (LpNormalization 22)."""
+    x, p = build.operand(0), op.integer("p")
+    if p not in (1, 2):
+        raise SofieError(f"p is {p}; only the norms of p 1 and 2 are defined")
+    axis = build.axis("axis", len(shape_of(x)))
+
+    def power(s: Scalars, v: SSAValue, acc: SSAValue) -> SSAValue:
+        return s.add(acc, s.abs(v) if p == 1 else s.mul(v, v))
+
+    def fn(s: Scalars, v: SSAValue, total: SSAValue) -> SSAValue:
+        zero = s.constant(0, v.type)
+        norm = total if p == 1 else s.unary("sqrt", total)
+        return s.select(s.compare("eq", norm, zero), zero, s.div(v, norm))
+
+    return build.elementwise(fn, x, build.reduce(power, 0, x, [axis], keep=True))
+
+
+@lowers("MeanVarianceNormalization")
+def mean_variance_normalization(op: OnnxOp, build: Lowering) -> SSAValue:
+    """(x - mean) / (deviation + 1e-9) over `axes`, all but the channels by default (MeanVarianceNormalization 13)."""
+    x = build.operand(0)
+    rank = len(shape_of(x))
+    axes = sorted({a % rank for a in op.ints("axes") or ()})
+    count = build.number(math.prod(shape_of(x)[a] for a in axes), element_of(x))
+    _, centered = _centered(build, x, axes)
+    total = build.reduce(lambda s, v, acc: s.add(acc, s.mul(v, v)), 0, centered, axes, keep=True)
+
+    def fn(s: Scalars, v: SSAValue, t: SSAValue) -> SSAValue:
+        return s.div(v, s.add(s.unary("sqrt", s.div(t, count(s))), s.constant(1e-9, v.type)))
+
+    return build.elementwise(fn, centered, total)
+
+
+@lowers("BatchNormalization")
+def batch_normalization(op: OnnxOp, build: Lowering) -> SSAValue | list[SSAValue]:
+    """scale * (x - mean) / sqrt(var + epsilon) + bias per channel (BatchNormalization 15).
+
+    In training mode with the batch's own mean and variance, which then move the running ones by 1 - momentum.
+    """
     if op.integer("training_mode"):
-        raise UnsupportedError("training_mode=1 is not supported; export the model for inference")
+        return _batch_normalization_in_training(op, build)
     x = build.operand(0)
     shape = shape_of(x)
     scale, bias, mean, variance = (build.reshape(build.operand(k), _channel_shape(shape)) for k in range(1, 5))
@@ -92,6 +130,27 @@ def batch_normalization(op: OnnxOp, build: Lowering) -> SSAValue:
         return s.add(s.mul(g, s.div(s.sub(v, m), deviation)), b)
 
     return build.elementwise(fn, x, scale, bias, mean, variance)
+
+
+def _batch_normalization_in_training(op: OnnxOp, build: Lowering) -> list[SSAValue]:
+    x = build.operand(0)
+    shape = shape_of(x)
+    scale, bias, *running = (build.reshape(build.operand(k), _channel_shape(shape)) for k in range(1, 5))
+    axes = [a for a in range(len(shape)) if a != 1]
+    mean, centered = _centered(build, x, axes)
+    count = build.number(math.prod(shape[a] for a in axes), element_of(x))
+    total = build.reduce(lambda s, v, acc: s.add(acc, s.mul(v, v)), 0, centered, axes, keep=True)
+    variance = build.elementwise(lambda s, v: s.div(v, count(s)), total)
+    y = _scaled(build, centered, _inverse_deviation(build, centered, axes, op.real("epsilon")), scale, bias)
+    momentum = op.real("momentum")
+
+    def moved(s: Scalars, old: SSAValue, new: SSAValue) -> SSAValue:
+        kept, taken = (s.constant(f, old.type) for f in (momentum, 1 - momentum))
+        return s.add(s.mul(old, kept), s.mul(s.cast(new, old.type), taken))
+
+    channels = shape_of(build.operand(3))
+    statistics = zip(running, (mean, variance), strict=True)
+    return [y, *(build.reshape(build.elementwise(moved, old, new), channels) for old, new in statistics)]
 
 
 @lowers("LayerNormalization")

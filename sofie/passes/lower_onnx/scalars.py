@@ -222,6 +222,10 @@ class Scalars:
         zero, one = self.constant(0, IndexType()), self.constant(1, IndexType())
         return list(self.insert_all(scf.ForOp(zero, count, one, carried, body)))
 
+    def bits(self, x: SSAValue, kind: Attribute) -> SSAValue:
+        """The bits of x read as another type of the same width."""
+        return x if x.type == kind else self.insert(arith.BitcastOp(x, kind))
+
     def sigmoid(self, x: SSAValue) -> SSAValue:
         """1 / (1 + exp(-x)): exact at both ends, since exp overflows to infinity and 1 / inf is 0."""
         one = self.constant(1.0, x.type)

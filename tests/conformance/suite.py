@@ -21,8 +21,8 @@ from onnx.backend.test.loader import load_model_tests
 
 from sofie.backend import SofieBackend
 
-KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator")
-"""The kinds that need no download."""
+KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator", "real")
+"""All kinds; the networks of "real" come with the package, their weights drawn by nodes."""
 
 PASSING = Path(__file__).with_name("passing.txt")
 FOLDED = Path(__file__).with_name("folded.txt")
@@ -53,7 +53,14 @@ def operators() -> list[str]:
 
 
 def _model(case: Any) -> onnx.ModelProto:
-    return case.model if case.model is not None else onnx.load(Path(case.model_dir) / "model.onnx")
+    if case.model is not None:
+        return case.model
+    return onnx.load(_light(case) if case.model_dir is None else Path(case.model_dir) / "model.onnx")
+
+
+def _light(case: Any) -> Path:
+    """The file of a network that comes with the package."""
+    return Path(onnx.__file__).parents[1] / case.url
 
 
 def _data(case: Any) -> Iterator[tuple[list[object], list[object]]]:
@@ -61,6 +68,9 @@ def _data(case: Any) -> Iterator[tuple[list[object], list[object]]]:
         for sides in case.data_sets:
             inputs, outputs = ([_array(value) for value in side] for side in sides)
             yield inputs, outputs
+        return
+    if case.model_dir is None:
+        yield _light_data(_light(case))
         return
     for folder in sorted(Path(case.model_dir).glob("test_data_set_*")):
         yield tuple(  # type: ignore[misc]
@@ -70,6 +80,15 @@ def _data(case: Any) -> Iterator[tuple[list[object], list[object]]]:
             ]
             for kind in ("input", "output")
         )
+
+
+def _light_data(path: Path) -> tuple[list[object], list[object]]:
+    """What ONNX's runner feeds such a network, 0, 1 / n, 2 / n, .., and the output stored beside it."""
+    graph = onnx.load(path).graph
+    weights = {i.name for i in graph.initializer}
+    shapes = [[d.dim_value for d in v.type.tensor_type.shape.dim] for v in graph.input if v.name not in weights]
+    inputs: list[object] = [(np.arange(np.prod(s)).reshape(s) / np.prod(s)).astype(np.float32) for s in shapes]
+    return inputs, [numpy_helper.to_array(onnx.load_tensor(f"{path.with_suffix('')}_output_0.pb"))]
 
 
 def _array(value: object) -> object:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -20,12 +21,14 @@ from onnx import numpy_helper
 from onnx.backend.test.loader import load_model_tests
 
 from sofie.backend import SofieBackend
+from sofie.reference import NONDETERMINISTIC
 
 KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator", "real")
 """All kinds; the networks of "real" come with the package, their weights drawn by nodes."""
 
 PASSING = Path(__file__).with_name("passing.txt")
 FOLDED = Path(__file__).with_name("folded.txt")
+FAILING = Path(__file__).with_name("failing.txt")
 OPERATORS = Path(__file__).with_name("operators.txt")
 
 
@@ -129,6 +132,45 @@ def outcome(case: Any) -> Outcome:
         return Outcome(case.name, 0, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
 
 
+NARROW = ("FLOAT16", "BFLOAT16", "FLOAT8", "FLOAT4", "INT4", "UINT4", "INT2", "UINT2", "FLOAT6")
+REASONS = (
+    ({"ImageDecoder"}, "decodes image files"),
+    ({"Gradient"}, "asks for a gradient"),
+    ({"StringNormalizer", "StringConcat", "StringSplit", "RegexFullMatch"}, "strings"),
+    (NONDETERMINISTIC, "random numbers of another generator"),
+)
+
+
+def reason(case: Any, failure: str) -> str:
+    """Why a test does not pass, in a few words: what it holds that is out of scope, else how it failed."""
+    model = _model(case)
+    text = onnx.printer.to_text(model)
+    kinds = {value.type.WhichOneof("value") for value in (*model.graph.input, *model.graph.output)}
+    operators = {node.op_type for node in model.graph.node}
+    for which, why in REASONS:
+        if operators & which:
+            return why
+    if kinds & {"sequence_type", "optional_type"} or any(o.startswith(("Sequence", "Optional")) for o in operators):
+        return "sequences and optionals"
+    if "string" in text.replace("StringTo", ""):
+        return "strings"
+    types = {int(t) for t in re.findall(r"to: int = (\d+)", text)} | {
+        value.type.tensor_type.elem_type for value in (*model.graph.input, *model.graph.output)
+    }
+    named = sorted(onnx.TensorProto.DataType.Name(t) for t in types)
+    if narrow := [name for name in named if name.startswith(NARROW)]:
+        return f"needs {narrow[0].lower()}"
+    return NOTES.get(case.name, failure)
+
+
+NOTES = {
+    "test_dft_inverse": "the stored 1.9e-7 is a rounding of float32 where the exact result is 0",
+    "test_dft_inverse_opset19": "the stored 1.9e-7 is a rounding of float32 where the exact result is 0",
+    "test_scan_sum": "Scan 8 has a batch axis, which the version converter drops",
+}
+"""What is known of single tests."""
+
+
 def main() -> int:
     """Runs everything, reports, and extends the lists; returns 1 where a listed test no longer passes."""
     warnings.simplefilter("ignore")
@@ -150,6 +192,8 @@ def main() -> int:
         (FOLDED, folded, "Tests whose result was known when compiling: no kernel ran, so they are counted apart."),
     ):
         path.write_text(f"# {what}\n" + "\n".join(sorted(names)) + "\n")
+    rest = [f"{o.name}: {reason(cases[o.name], o.failure)}" for o in outcomes if o.failure]
+    FAILING.write_text("# All other tests, each with the reason.\n" + "\n".join(sorted(rest)) + "\n")
     write_operators()
     return 0
 

@@ -277,6 +277,29 @@ class Lowering:
         result = self.generic([x], [start], maps, lambda s, args: [fn(s, *args)], list(axes))[0]
         return self.reshape(result, [1 if a in axes else e for a, e in enumerate(shape)]) if keep else result
 
+    def sum(self, fn: Fn, x: SSAValue, axes: Sequence[int], keep: bool) -> SSAValue:
+        """`reduce` from 0 by a `fn` that adds, in partial sums of every k-th element of the last axis of `axes`.
+
+        So the rounding of a long sum grows with a k-th of its length, and the partial sums are a vector.
+        """
+        shape, kind = shape_of(x), element_of(x)
+        last = max(axes)
+        parts = _partial_sums(shape, axes) if is_float(kind) else 1
+        if parts == 1:
+            return self.reduce(fn, 0, x, axes, keep)
+        rank = len(shape)
+        kept = [a for a in range(rank) if a not in axes]
+        walk: list[AffineExpr | int | None] = list(range(rank))
+        walk[last] = AffineExpr.dimension(last) * parts + AffineExpr.dimension(rank)
+        loops = structured.dims_map(rank + 1, walk)
+        partial = self.fill(0, [*(shape[a] for a in kept), parts], kind)
+        ends = structured.dims_map(rank + 1, [*kept, rank])
+        steps = self.empty([shape[last] // parts], kind)  # tells how many there are; nobody reads it
+        maps = [loops, structured.dims_map(rank + 1, [last]), ends]
+        partial = self.generic([x, steps], [partial], maps, lambda s, args: [fn(s, args[0], args[2])], list(axes))[0]
+        total = self.reduce(lambda s, v, acc: s.add(acc, v), 0, partial, [len(kept)], keep=False)
+        return self.reshape(total, [1 if a in axes else e for a, e in enumerate(shape)]) if keep else total
+
     def contract(
         self, a: SSAValue, b: SSAValue, start: SSAValue, maps: Sequence[AffineMap], reduce: Sequence[int]
     ) -> SSAValue:
@@ -398,6 +421,21 @@ class Lowering:
     def _weight_name(self, x: SSAValue) -> str:
         assert isinstance(x.owner, WeightOp)
         return x.owner.weight_name.data
+
+
+SHORT_SUM = 32
+"""Terms of a sum that are added one after the other."""
+
+PARTS = (16, 8, 12, 14, 10, 15, 11, 13, 7, 9, 6, 5, 4, 3)
+"""How many partial sums a longer sum may be made of, best first."""
+
+
+def _partial_sums(shape: Sequence[int], axes: Sequence[int]) -> int:
+    """How many partial sums a reduction over axes has: a divisor of its last axis, 1 where none fits."""
+    extent = shape[max(axes)]
+    if not sizes.is_static([extent]) or math.prod(sizes.most(shape[a]) for a in axes) <= SHORT_SUM:
+        return 1
+    return next((k for k in PARTS if extent % k == 0), 1)
 
 
 Step = tuple[str, tuple[int, ...], list[list[int]]]

@@ -133,7 +133,7 @@ def global_average_pool(op: OnnxOp, build: Lowering) -> SSAValue:
     x = build.operand(0)
     shape = shape_of(x)
     kind = element_of(x)
-    total = build.reduce(lambda s, v, acc: s.add(acc, v), 0, x, range(2, len(shape)), keep=True)
+    total = build.sum(lambda s, v, acc: s.add(acc, v), x, range(2, len(shape)), keep=True)
     count = build.number(prod(shape[2:]), kind)
     return build.elementwise(lambda s, v: s.div(v, count(s)), total)
 

@@ -77,7 +77,9 @@ def reduce(op: OnnxOp, build: Lowering) -> SSAValue:
     total = x
     if axes:
         start = fold.start(kind, build.unsigned)
-        total = build.reduce(fold.step, start, x, axes, keep=op.integer("keepdims") == 1)
+        keep = op.integer("keepdims") == 1
+        adds = fold.join is Scalars.add
+        total = build.sum(fold.step, x, axes, keep) if adds else build.reduce(fold.step, start, x, axes, keep)
     elif fold.term is not None:
         total = build.elementwise(fold.term, x)
     if fold.after is not None:

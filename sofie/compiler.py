@@ -14,7 +14,8 @@ from xdsl.utils.arg_spec import ArgSpec
 
 from sofie import jit, pipeline, weight_file
 from sofie.emit.cmake import cmake_target
-from sofie.emit.cpp import Port, Program
+from sofie.emit.cpp import Program
+from sofie.emit.ports import Port
 from sofie.errors import SofieError, printable
 from sofie.feeds import check_names, names_of_inputs
 from sofie.files import write

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import onnx
 
     from sofie.compiler import Options
-    from sofie.emit.cpp import Port
+    from sofie.emit.ports import Port
 
 SMALL_INTEGERS = 4
 """Random integers are below this: valid as tokens and indices of almost any model."""

@@ -30,7 +30,8 @@ from sofie.sizes import NO_SIZES, at, most
 from sofie.weights import Array
 
 if TYPE_CHECKING:
-    from sofie.emit.cpp import Port, Program
+    from sofie.emit.cpp import Program
+    from sofie.emit.ports import Port
 
 FLAGS = ("-std=c++17", "-O2", "-fno-math-errno", "-fPIC", "-shared", "-w")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sofie.emit.cpp import Port
+from sofie.emit.ports import Port
 from sofie.weights import Array
 
 FACTOR = 4.0

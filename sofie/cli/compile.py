@@ -13,7 +13,8 @@ from sofie.cli.progress import progress
 
 if TYPE_CHECKING:
     from sofie.compiler import Generated
-    from sofie.emit.cpp import Port, Program
+    from sofie.emit.cpp import Program
+    from sofie.emit.ports import Port
 
 
 @click.command("compile")

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import resources
@@ -23,8 +21,10 @@ from xdsl.ir import Operation, SSAValue
 from sofie import weight_file
 from sofie.dialects.sofie import SizeOp, WeightOp
 from sofie.dialects.types import element_of, shape_of
+from sofie.emit.ports import Port
 from sofie.emit.printer import KernelPrinter
-from sofie.emit.spelling import ATOM, Expression, listed, scalar_type
+from sofie.emit.session import session
+from sofie.emit.spelling import ATOM, Expression, listed, scalar_type, string
 from sofie.emit.vectors import vector_types
 from sofie.errors import SofieError
 from sofie.extents import symbols_by_argument
@@ -45,33 +45,6 @@ _FILE_INCLUDES = (
 )
 
 _MATH = ("exp", "log", "sqrt", "tanh", "erf")
-
-
-@dataclass(frozen=True)
-class Port:
-    """An input or output as the caller sees it: ONNX name, C++ parameter, numpy dtype, shape."""
-
-    name: str
-    parameter: str
-    dtype: str
-    shape: tuple[int, ...]
-    found: str = ""
-    """The C++ parameter for the extents of an output, where the run finds them."""
-
-    @property
-    def elements(self) -> int:
-        """The number of elements, a `Size` where only the run knows it."""
-        return math.prod(self.shape)
-
-    @property
-    def cpp(self) -> str:
-        """The C++ element type of the caller's pointer; bool is a byte."""
-        return {"float32": "float", "float64": "double", "bool": "std::uint8_t"}.get(self.dtype, f"std::{self.dtype}_t")
-
-    @property
-    def inner(self) -> str:
-        """The C++ element type inside the kernels, where integers are signless and spelled as signed."""
-        return "std::int8_t" if self.dtype == "bool" else self.cpp.replace("std::u", "std::")
 
 
 @dataclass
@@ -331,7 +304,7 @@ class Program:
             self.core(),
             "",
             *([_source("cpu.hxx").rstrip(), ""] if self.cpu.level else []),
-            self._session(embed),
+            session(self, embed),
             "",
             f"}} // namespace SOFIE_{self.name}",
             "",
@@ -356,7 +329,7 @@ class Program:
             rows.append(f"inline constexpr Tensor {what}[] = {{")
             for port in ports:
                 shape = ", ".join(str(most(e)) for e in port.shape)
-                rows.append(f"    {{{_string(port.name)}, {_string(port.dtype)}, {len(port.shape)}, {{{shape}}}}},")
+                rows.append(f"    {{{string(port.name)}, {string(port.dtype)}, {len(port.shape)}, {{{shape}}}}},")
             if not ports:
                 rows.append('   {"", "", 0, {}},')
             rows.append("};")
@@ -365,7 +338,7 @@ class Program:
     def _weights_class(self, embed: bool) -> str:
         lines = [
             "namespace detail {",
-            f"inline constexpr char model_name[] = {_string(self.name)};",
+            f"inline constexpr char model_name[] = {string(self.name)};",
             f"inline constexpr std::size_t weight_file_bytes = {self.file.size};",
             f"inline constexpr std::size_t weight_header_bytes = {len(self.file.header)};",
             f'inline constexpr char weight_layout[] = "{self.layout}";',
@@ -378,147 +351,12 @@ class Program:
         lines += ["", *(["#define SOFIE_EMBEDDED_WEIGHTS"] if embed else []), _source("weights.hxx").rstrip()]
         return "\n".join([*lines, *(["#undef SOFIE_EMBEDDED_WEIGHTS"] if embed else [])])
 
-    def _session(self, embed: bool) -> str:
-        sized = [f"const std::size_t {name}" for name in self.sizes.values()]
-        takes = [*sized, *(f"const {p.cpp} *{p.parameter}" for p in self.inputs)]
-        gives = [part for p in self.outputs for part in _gives(p)]
-        vectors = [part for p in self.outputs for part in _returns(p)]
-        result = vectors[0] if len(vectors) == 1 else f"std::tuple<{', '.join(vectors)}>"
-        arguments = ["weights_.data()", "arena_.get()"]
-        arguments += [f"static_cast<std::ptrdiff_t>({name})" for name in self.sizes.values()]
-        arguments += [_pass(p, const=True) for p in self.inputs] + ["random_state_"] * self.draws
-        arguments += [_pass(p, const=False) for p in self.outputs]
-        arguments += [f"reinterpret_cast<std::ptrdiff_t *>({p.found})" for p in self.late]
-        spell = KernelPrinter(sizes=dict(self.sizes))
-        check = f"      check({', '.join(self.sizes.values())});\n" if sized else ""
-        makes = [line for p in self.outputs for line in _makes(p, spell)]
-        call = ", ".join(
-            [*self.sizes.values()]
-            + [p.parameter for p in self.inputs]
-            + [f"{name}.data()" for p in self.outputs for name in (p.parameter, p.found) if name]
-        )
-        cuts = [_cut(p) for p in self.late]
-        names = [name for p in self.outputs for name in (p.parameter, p.found) if name]
-        back = names[0] if len(names) == 1 else f"{{{', '.join(f'std::move({n})' for n in names)}}}"
-        step = member = seed = ""
-        if self.draws:
-            step = "\n      ++random_state_[1];"
-            member = "\n   std::int64_t random_state_[2] = {0, 0};"
-            seed = _SEED
-        default = "   Session() : Session(Weights()) {}\n" if embed else ""
-        default_file = "" if embed else f" = {_string(self.name + '.dat')}"
-        return f"""// One thread's scratch memory; the weights are shared. Inference allocates only what it returns.
-class Session {{
-public:
-{default}   explicit Session(const std::string &file{default_file}) : Session(Weights(file)) {{}}
-   explicit Session(const Weights &weights)
-       : weights_(weights), arena_(static_cast<unsigned char *>(::operator new(arena_bytes, std::align_val_t{{64}})))
-   {{
-{self._cpu_check()}   }}
-
-   // {"Sizes, " if sized else ""}inputs{"," if sized else " first,"} outputs last; the pointers may not overlap.{
-            " Throws std::out_of_range on a size out of bounds." if sized else ""
-        }{
-            "".join(
-                f"{chr(10)}   // {p.parameter} has room for {math.prod(map(most, p.shape))} elements; "
-                f"{p.found} gets its {len(p.shape)} extents."
-                for p in self.late
-            )
-        }
-{listed("   void infer(", takes + gives, ")" if sized else ") noexcept")}
-   {{
-{check}{listed("      detail::infer(", arguments, ");")}{step}
-   }}
-{seed}
-{listed(f"   {result} infer(", takes, ")")}
-   {{
-{check}{chr(10).join(makes)}
-      infer({call});
-{"".join(f"      {cut}{chr(10)}" for cut in cuts)}      return {back};
-   }}
-
-private:
-   static constexpr std::size_t arena_bytes = {max(self.arena_bytes, 64)};
-{self._size_checks(sized)}
-   struct Free {{
-      void operator()(unsigned char *memory) const noexcept {{ ::operator delete(memory, std::align_val_t{{64}}); }}
-   }};
-
-   Weights weights_;
-   std::unique_ptr<unsigned char, Free> arena_;{member}
-}};"""
-
-    def _size_checks(self, parameters: Sequence[str]) -> str:
-        """The function that refuses sizes out of bounds, before anything is touched."""
-        if not parameters:
-            return ""
-        lines = ["", listed("   static void check(", parameters, ")"), "   {"]
-        for symbol, name in self.sizes.items():
-            sentence = f"{self.name}: {name} must be from {symbol.low} to {symbol.high}"
-            low = f"{name} < {symbol.low} || " if symbol.low > 0 else ""
-            lines.append(f"      if ({low}{name} > {symbol.high})")
-            lines.append(f"         throw std::out_of_range({_string(sentence)});")
-        return "\n".join([*lines, "   }", ""])
-
-    def _cpu_check(self) -> str:
-        """The constructor refuses a machine that cannot run the kernels, before it would crash in one."""
-        if not self.cpu.level:
-            return ""
-        sentence = (
-            f"{self.name} was compiled for {self.cpu.name}, which this CPU does not run; compile it with --cpu portable"
-        )
-        refuse = f"throw std::runtime_error(\n             {_string(sentence)});"
-        return f"      if (detail::x86_level() < {self.cpu.level})\n         {refuse}\n"
-
-
-def _gives(port: Port) -> list[str]:
-    """The parameters of an output: a pointer and, where the run finds its extents, one to them."""
-    return [f"{port.cpp} *{port.parameter}", *([f"std::size_t *{port.found}"] if port.found else [])]
-
-
-def _returns(port: Port) -> list[str]:
-    """The types that an output is returned as: its elements and, where the run finds them, its extents."""
-    extents = [f"std::array<std::size_t, {len(port.shape)}>"] if port.found else []
-    return [f"std::vector<{port.cpp}>", *extents]
-
-
-def _makes(port: Port, spell: KernelPrinter) -> list[str]:
-    """The variables that an output is returned in."""
-    if not port.found:
-        return [f"      std::vector<{port.cpp}> {port.parameter}({spell.extent(port.elements)});"]
-    room = math.prod(map(most, port.shape))
-    elements, extents = _returns(port)
-    return [f"      {elements} {port.parameter}({room});", f"      {extents} {port.found}{{}};"]
-
-
-def _cut(port: Port) -> str:
-    """Shortens what is returned to the elements that were found."""
-    extents = " * ".join(f"{port.found}[{axis}]" for axis in range(len(port.shape)))
-    return f"{port.parameter}.resize({extents});"
-
-
-def _pass(port: Port, const: bool) -> str:
-    """The caller's pointer as the kernels want it."""
-    if port.inner == port.cpp:
-        return port.parameter
-    return f"reinterpret_cast<{'const ' if const else ''}{port.inner} *>({port.parameter})"
-
 
 def _memory(value: SSAValue) -> SSAValue:
     """The buffer behind a view."""
     while isinstance(value.owner, VIEWS):
         value = value.owner.operands[0]
     return value
-
-
-_SEED = """
-   // Random numbers follow from the seed, which is 0 at first, and the number of calls since it was set.
-   void seed(std::uint64_t seed) noexcept
-   {
-      random_state_[0] = static_cast<std::int64_t>(seed);
-      random_state_[1] = 0;
-   }
-"""
 
 
 def _source(name: str) -> str:
@@ -534,12 +372,3 @@ def _comment(text: str) -> str:
     """Text that can stand in a `//` comment: printable ASCII, no line ends, no trailing backslash."""
     safe = text.encode("ascii", "backslashreplace").decode()
     return "".join(c if c.isprintable() else " " for c in safe).rstrip("\\").replace("??/", "?? /")[:200]
-
-
-def _string(text: str) -> str:
-    """A C++ string literal of any text, as UTF-8 in octal escapes where it is not plain."""
-    plain = "".join(
-        chr(b) if 32 <= b < 127 and chr(b) not in '"\\?' else f"\\{b:03o}"
-        for b in text.encode("utf-8", "surrogatepass")
-    )
-    return f'"{plain}"'

@@ -169,3 +169,12 @@ class Expression:
     def inside(self, level: int) -> str:
         """The text as an operand of an operator that binds at `level`."""
         return self.text if self.level >= level else f"({self.text})"
+
+
+def string(text: str) -> str:
+    """A C++ string literal of any text, as UTF-8 in octal escapes where it is not plain."""
+    plain = "".join(
+        chr(b) if 32 <= b < 127 and chr(b) not in '"\\?' else f"\\{b:03o}"
+        for b in text.encode("utf-8", "surrogatepass")
+    )
+    return f'"{plain}"'

@@ -16,7 +16,7 @@ from sofie import check as checking
 from sofie import executors
 from sofie.check import check
 from sofie.compiler import Options
-from sofie.emit.cpp import Port
+from sofie.emit.ports import Port
 from sofie.executors import in_double
 from sofie.passes.lower_onnx import rules
 from sofie.verdict import FACTOR, OutputReport, Tally, distance

@@ -372,11 +372,16 @@ def _op_class(schema: OpSchema, name: str) -> type[OnnxOp]:
 
 @cache
 def op_classes() -> dict[tuple[str, str], type[OnnxOp]]:
-    """Every op class by (domain, operator): live operators only, each at the version the dialect pins."""
+    """Every op class by (domain, operator), each at the version the dialect pins.
+
+    Operators that ONNX's own domain has retired are left out: the version converter replaces them. Of other domains
+    they are here at their last version, since files hold them.
+    """
     classes: dict[tuple[str, str], type[OnnxOp]] = {}
     newest: dict[tuple[str, str], OpSchema] = {}
     for schema in onnx.defs.get_all_schemas_with_history():
-        if schema.domain in DOMAINS and schema.since_version <= DOMAINS[schema.domain]:
+        retired = schema.deprecated and schema.domain  # nothing converts them: the last version stays
+        if schema.domain in DOMAINS and schema.since_version <= DOMAINS[schema.domain] and not retired:
             key = (schema.domain, schema.name)
             if key not in newest or newest[key].since_version < schema.since_version:
                 newest[key] = schema

@@ -27,6 +27,7 @@ from sofie.dialects.types import element_from_onnx, numpy_dtype
 from sofie.errors import SofieError, UnsupportedError, printable
 from sofie.frontends.dimensions import Dim, bind_dimensions, forget_types, release
 from sofie.frontends.importer import Fault, Importer, Sized, label_of
+from sofie.frontends.ml import without_strings
 from sofie.frontends.operands import needed, operand_inputs
 from sofie.sizes import Size
 from sofie.weights import Array
@@ -86,7 +87,9 @@ def import_graph(
     for graph in _inner_graphs(model.graph):
         _constants_to_initialisers(graph)
         forget_types(graph)
+        without_strings(graph)
     _constants_to_initialisers(model.graph)
+    without_strings(model.graph)
     _set_inputs(model.graph, dict(values or {}))
     known_sizes = dict(sizes or {}) | bind_dimensions(model.graph, dict(dims or {}), set(sizes or {}))
     if faults is not None:

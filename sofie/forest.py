@@ -16,9 +16,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sofie.errors import SofieError, UnsupportedError, printable
-from sofie.weights import Array
+
+Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+Reals = NDArray[np.float32 | np.float64]
 
 MODES = ("BRANCH_LEQ", "BRANCH_LT", "BRANCH_GTE", "BRANCH_GT", "BRANCH_EQ", "BRANCH_NEQ", "BRANCH_MEMBER")
 """In the order of the numbers that TreeEnsemble 5 gives them."""
@@ -38,13 +42,13 @@ class Nodes:
     members: what a node of mode BRANCH_MEMBER looks for. roots: the first node of each tree.
     """
 
-    mode: Array
-    feature: Array
-    threshold: Array
-    true: Array
-    false: Array
-    missing: Array
-    roots: Array
+    mode: Ints
+    feature: Ints
+    threshold: Reals
+    true: Ints
+    false: Ints
+    missing: Flags
+    roots: Ints
     members: dict[int, list[float]]
 
     @staticmethod
@@ -53,7 +57,7 @@ class Nodes:
         trees: Sequence[int],
         ids: Sequence[int],
         features: Sequence[int],
-        thresholds: Array,
+        thresholds: Reals,
         true: Sequence[int],
         false: Sequence[int],
         missing: Sequence[int] | None,
@@ -62,22 +66,22 @@ class Nodes:
         numbers = {name: k for k, name in enumerate(MODES)} | {"LEAF": LEAF}
         if unknown := sorted(set(modes) - set(numbers)):
             raise UnsupportedError(f"the mode {printable(unknown[0])!r} of a node is not one of {', '.join(numbers)}")
-        mode = np.array([numbers[m] for m in modes], np.int8)
+        mode = np.array([numbers[m] for m in modes], np.int64)
         keys = Keys.of(np.array(trees, np.int64), np.array(ids, np.int64))
         inner = mode != LEAF
         tree = np.array(trees, np.int64)
-        children = [np.zeros(len(mode), np.int64) for _ in range(2)]
+        children = np.zeros((2, len(mode)), np.int64)
         for child, given in zip(children, (true, false), strict=True):
             child[inner] = keys.find(tree[inner], np.array(given, np.int64)[inner])
         is_root = np.ones(len(mode), np.bool_)
-        is_root[np.concatenate([c[inner] for c in children])] = False
+        is_root[children[:, inner]] = False
         candidates = np.flatnonzero(is_root)
         _, first = np.unique(tree[candidates], return_index=True)
         if len(first) != len(np.unique(tree)):
             raise SofieError("a tree has no root: all of its nodes are children of others")
-        tracks = np.array(missing if missing else np.zeros(len(mode)), np.bool_)
+        tracks = np.array(missing or [0] * len(mode), np.bool_)
         roots = candidates[np.sort(first)]
-        made = Nodes(mode, np.array(features, np.int64), thresholds, *children, tracks, roots, {})
+        made = Nodes(mode, np.array(features, np.int64), thresholds, children[0], children[1], tracks, roots, {})
         return made, keys
 
 
@@ -87,18 +91,18 @@ class Keys:
 
     stride: int
     least: int
-    order: Array
-    keys: Array
+    order: Ints
+    keys: Ints
 
     @staticmethod
-    def of(trees: Array, ids: Array) -> Keys:
+    def of(trees: Ints, ids: Ints) -> Keys:
         """Of nodes given by two lists."""
         least, stride = int(ids.min(initial=0)), int(ids.max(initial=0)) - int(ids.min(initial=0)) + 1
         keys = trees * stride + ids - least
         order = np.argsort(keys, kind="stable")
         return Keys(stride, least, order, keys[order])
 
-    def find(self, trees: Array, ids: Array) -> Array:
+    def find(self, trees: Ints, ids: Ints) -> Ints:
         """The places of nodes; raises SofieError where one is not there."""
         wanted = trees * self.stride + ids - self.least
         at = np.minimum(np.searchsorted(self.keys, wanted), len(self.keys) - 1)
@@ -115,12 +119,12 @@ class Forest:
     through each tree.
     """
 
-    feature: Array
-    threshold: Array
-    base: Array
-    source: Array
-    roots: Array
-    depth: Array
+    feature: NDArray[np.int32]
+    threshold: Reals
+    base: NDArray[np.int32]
+    source: Ints
+    roots: NDArray[np.int32]
+    depth: Ints
     features: int
     """How many features the copy for NaN lies behind the first; 0 where there is no copy."""
 
@@ -132,7 +136,7 @@ def flatten(nodes: Nodes, features: int, dtype: type[np.floating]) -> Forest:
         raise SofieError(f"a tree reads a feature that inputs of {features} features do not have")
     copied = bool(nodes.missing.any())
     slots, trees = [nodes.roots], [np.arange(len(nodes.roots))]
-    bases: list[Array] = []
+    bases: list[Ints] = []
     depth = np.zeros(len(nodes.roots), np.int64)
     count, total = len(nodes.roots), len(nodes.roots)
     for level in range(len(nodes.mode) + 1):
@@ -183,7 +187,7 @@ def _decisions(nodes: Nodes, dtype: type[np.floating]) -> Nodes:
     return Nodes(mode, nodes.feature, threshold, true, false, missing, nodes.roots, {})
 
 
-def _below(x: Array) -> Array:
+def _below(x: Reals) -> Reals:
     """The next smaller number; NaN, to which nothing compares, below -infinity."""
     with np.errstate(all="ignore"):
         smaller = np.nextafter(x, np.asarray(-np.inf, x.dtype))
@@ -219,7 +223,7 @@ def _without_sets(nodes: Nodes, dtype: type[np.floating]) -> Nodes:
             put(k, (_LEQ, nodes.feature[k], np.nan, inside, outcome, False))
             continue
 
-        def search(low: int, high: int, at: int | None, target: int, ends: Array = ends) -> int:
+        def search(low: int, high: int, at: int | None, target: int, ends: Reals = ends) -> int:
             """A node over the intervals low .. high, of which the odd ones are members; NaN goes to `target`."""
             if low == high:
                 return inside if low % 2 else outside  # noqa: B023
@@ -230,6 +234,6 @@ def _without_sets(nodes: Nodes, dtype: type[np.floating]) -> Nodes:
             return at
 
         search(0, len(ends), k, 1 if nan_inside else len(ends))
-    kinds = (np.int8, np.int64, np.float64, np.int64, np.int64, np.bool_)
-    arrays = [np.array(c, kind) for c, kind in zip(columns, kinds, strict=True)]
-    return Nodes(*arrays, nodes.roots, {})
+    mode, feature, true, false = (np.array(columns[k], np.int64) for k in (0, 1, 3, 4))
+    threshold, missing = np.array(columns[2], np.float64), np.array(columns[5], np.bool_)
+    return Nodes(mode, feature, threshold, true, false, missing, nodes.roots, {})

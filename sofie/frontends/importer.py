@@ -37,8 +37,9 @@ from sofie.dialects.types import tensor as tensor_type
 from sofie.errors import SofieError, UnsupportedError, printable
 from sofie.extents import SIZE, size_attribute
 from sofie.frontends import flex_attention, probing
-from sofie.frontends.inference import FOUND, SCALARS, Found, Operand, complete
+from sofie.frontends.inference import FOUND, SCALARS, Found, complete
 from sofie.frontends.operands import bindable
+from sofie.frontends.shapes import Operand
 from sofie.naming import EMITTED, Namer, identifier
 from sofie.random_state import STREAM, stream_attribute
 from sofie.reference import NONDETERMINISTIC, evaluate_node

@@ -1,4 +1,4 @@
-"""From scores to what classifiers of ai.onnx.ml return: post transforms, the best class, its label."""
+"""What operators of ai.onnx.ml share: events as rows, post transforms of scores, the best class and its label."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 from xdsl.dialects import arith
-from xdsl.dialects.builtin import IndexType, i64
+from xdsl.dialects.builtin import IndexType, f32, f64, i64
 from xdsl.ir import SSAValue
 
 from sofie.dialects.onnx import OnnxOp
@@ -29,6 +29,17 @@ NOTHING = 1e-7
 """Scores that SOFTMAX_ZERO takes for zero lie within this."""
 
 Unary = Callable[[Scalars, SSAValue], SSAValue]
+
+
+def rows(build: Lowering) -> SSAValue:
+    """The first operand as (events, features) of float32, or of float64 where it is that."""
+    x = build.operand(0)
+    shape = shape_of(x)
+    if len(shape) > 2:
+        raise UnsupportedError(f"its input has rank {len(shape)}; reshape it to (events, features)")
+    if len(shape) < 2:
+        x = build.reshape(x, [1, *shape] if shape else [1, 1])
+    return x if element_of(x) in (f32, f64) else build.elementwise(lambda s, v: s.cast(v, f32), x, element=f32)
 
 
 def logistic(s: Scalars, x: SSAValue) -> SSAValue:
@@ -75,9 +86,7 @@ def post_transform(build: Lowering, scores: SSAValue, name: str) -> SSAValue:
         counted = powers
     else:
         counted = build.elementwise(
-            lambda s, p, v: s.select(
-                s.compare("gt", s.abs(v), s.constant(NOTHING, v.type)), p, s.constant(0, p.type)
-            ),
+            lambda s, p, v: s.select(s.compare("gt", s.abs(v), s.constant(NOTHING, v.type)), p, s.constant(0, p.type)),
             powers,
             scores,
         )
@@ -98,7 +107,9 @@ def best_label(build: Lowering, scores: SSAValue, labels: Sequence[int]) -> SSAV
     if list(labels) == list(range(len(labels))):
         return best
     table = build.weight("labels", np.array(labels, np.int64))
-    return gather_at(build, table, [rows], [(best, identity(1))], lambda s, a: [s.insert(arith.IndexCastOp(a[0], IndexType()))])
+    return gather_at(
+        build, table, [rows], [(best, identity(1))], lambda s, a: [s.insert(arith.IndexCastOp(a[0], IndexType()))]
+    )
 
 
 def either_label(build: Lowering, score: SSAValue, limit: float, labels: Sequence[int]) -> SSAValue:

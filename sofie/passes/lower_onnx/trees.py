@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from xdsl.dialects.builtin import Float64Type, IndexType, f32, f64, i64
+from xdsl.dialects.builtin import IndexType, f32, f64
 from xdsl.ir import SSAValue
 
 from sofie.dialects.onnx import OnnxOp
 from sofie.dialects.types import element_of, shape_of
 from sofie.errors import SofieError, UnsupportedError, printable
-from sofie.forest import LEAF, Forest, Nodes, flatten
+from sofie.forest import LEAF, Forest, Ints, Nodes, Reals, flatten
 from sofie.passes.lower_onnx import lowers
 from sofie.passes.lower_onnx.builder import Lowering
 from sofie.passes.lower_onnx.scalars import Scalars
@@ -28,6 +28,7 @@ from sofie.passes.lower_onnx.scores import (
     either_label,
     logistic,
     post_transform,
+    rows,
     two_scores,
 )
 from sofie.passes.lower_onnx.sequential import Walk, kernel
@@ -51,9 +52,9 @@ AGGREGATES: dict[str, tuple[float, Callable[[Scalars, SSAValue, SSAValue], SSAVa
 class Leaves:
     """What leaves add: `weight[k]` to the result `target[k]` at the node `node[k]`; a node may have several."""
 
-    node: Array
-    target: Array
-    weight: Array
+    node: Ints
+    target: Ints
+    weight: Reals
 
 
 @dataclass(frozen=True)
@@ -159,17 +160,6 @@ class Tables:
     row: Array | None
 
 
-def rows(build: Lowering) -> SSAValue:
-    """The first operand as (events, features) of float32, or of float64 where it is that."""
-    x = build.operand(0)
-    shape = shape_of(x)
-    if len(shape) > 2:
-        raise UnsupportedError(f"its input has rank {len(shape)}; reshape it to (events, features)")
-    if len(shape) < 2:
-        x = build.reshape(x, [1, *shape] if shape else [1, 1])
-    return x if element_of(x) in (f32, f64) else build.elementwise(lambda s, v: s.cast(v, f32), x, element=f32)
-
-
 def _features(build: Lowering, x: SSAValue, forest: Forest) -> SSAValue:
     """x, and behind each event's features a copy in which NaN is -infinity, if any node reads one."""
     if not forest.features:
@@ -245,10 +235,10 @@ def _walk(build: Lowering, x: SSAValue, tables: Tables, ensemble: Ensemble) -> S
 # -- operators ---------------------------------------------------------------------------------------------------------
 
 
-def _numbers(op: OnnxOp, name: str) -> Array:
+def _numbers(op: OnnxOp, name: str) -> Reals:
     """A list of numbers, which may be an attribute of floats or, in float64, a tensor."""
     given = op.tensor(f"{name}_as_tensor")
-    return np.array(op.reals(name), np.float32) if given is None else np.asarray(given).reshape(-1)
+    return np.array(op.reals(name), np.float32) if given is None else np.asarray(given, np.float64).reshape(-1)
 
 
 def _listed(op: OnnxOp, prefix: str, targets: int, aggregate: str) -> Ensemble:
@@ -270,7 +260,7 @@ def _listed(op: OnnxOp, prefix: str, targets: int, aggregate: str) -> Ensemble:
 _LEAF_LISTS = ("treeids", "nodeids", "ids")
 
 
-def _with_base(build: Lowering, total: SSAValue, base: Array, targets: int) -> SSAValue:
+def _with_base(build: Lowering, total: SSAValue, base: Reals, targets: int) -> SSAValue:
     """Base values added, one for all results or one for each."""
     if not base.size:
         return total
@@ -302,7 +292,7 @@ def tree_ensemble(op: OnnxOp, build: Lowering) -> SSAValue:
     missing = np.array(op.ints("nodes_missing_value_tracks_true") or np.zeros(count), np.bool_)
     none = np.zeros(leaves, np.int64)
     nodes = Nodes(
-        np.concatenate([np.asarray(modes, np.int8), np.full(leaves, LEAF, np.int8)]),
+        np.concatenate([np.asarray(modes, np.int64), np.full(leaves, LEAF)]),
         np.concatenate([feature, none]),
         np.concatenate([np.asarray(splits), none]),
         np.concatenate([np.where(true_leaf != 0, true + count, true), none]),

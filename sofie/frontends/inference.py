@@ -110,11 +110,16 @@ def complete(
         rule, result = DOMAIN_RULES.get(node.domain, {}).get((node.op_type, place)), inferred.get(name)
         if rule is None or result is None:
             continue
-        if result.tensor_type.HasField("shape") and node.op_type not in OVERRULED:
+        if _is_complete(result) and node.op_type not in OVERRULED:
             continue
         shape = rule(node, operands)
         if shape is not None:
             result.CopyFrom(onnx.helper.make_tensor_type_proto(result.tensor_type.elem_type, list(shape)))
+
+
+def _is_complete(kind: onnx.TypeProto) -> bool:
+    dims = kind.tensor_type.shape.dim
+    return kind.tensor_type.HasField("shape") and all(d.WhichOneof("value") for d in dims)
 
 
 # -- sizes that the run finds ------------------------------------------------------------------------------------------

@@ -84,8 +84,8 @@ def linear_regressor(op: OnnxOp, build: Lowering) -> SSAValue:
 def linear_classifier(op: OnnxOp, build: Lowering) -> list[SSAValue]:
     """The label (N) of the best of the scores x coefficients' + intercepts (N, classes) (LinearClassifier 1).
 
-    One score z for two classes means the second above 0; the scores are (1 - z, z), after LOGISTIC those of (-z, z), and
-    as they are under SOFTMAX: what ONNX leaves open is as in ONNX Runtime.
+    One score z for two classes means the second above 0; the scores are (1 - z, z), under SOFTMAX too, and after
+    LOGISTIC those of (-z, z): what ONNX leaves open is as in ONNX Runtime.
     """
     x, labels, transform = rows(build), class_labels(op), op.string("post_transform")
     matrix = _matrix(op.reals("coefficients"), shape_of(x)[1], "coefficients")

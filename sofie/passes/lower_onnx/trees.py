@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from xdsl.dialects.builtin import IndexType, f32, f64
+from xdsl.dialects.builtin import IndexType, f32, f64, i32
 from xdsl.ir import SSAValue
 
 from sofie.dialects.onnx import OnnxOp
@@ -202,8 +202,9 @@ def _walk(build: Lowering, x: SSAValue, tables: Tables, ensemble: Ensemble) -> S
 
         def decide(event: SSAValue, node: SSAValue) -> SSAValue:
             holds = walk.compare("le", walk.load(x, event, index(feature, node)), walk.load(threshold, node))
-            side = walk.select(holds, walk.index(1), walk.index(0))
-            return walk.add(index(base, node), side)
+            # as wide as the comparison: g++ 12 misreads a mask that it widens for a gather
+            side = walk.select(holds, walk.constant(1, i32), walk.constant(0, i32))
+            return walk.number(walk.add(walk.load(base, node), side), _INDEX)
 
         def block(b: SSAValue, carried: Sequence[SSAValue]) -> Sequence[SSAValue]:
             first = [index(roots, b, k) for k in range(tables.roots.shape[1])]

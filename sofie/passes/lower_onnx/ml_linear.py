@@ -8,7 +8,7 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 from xdsl.dialects.builtin import f32, f64, i1, i64
-from xdsl.ir import SSAValue
+from xdsl.ir import Attribute, SSAValue
 
 from sofie.dialects.onnx import OnnxOp
 from sofie.dialects.types import element_of, numpy_dtype, shape_of
@@ -49,8 +49,12 @@ def _times(build: Lowering, x: SSAValue, matrix: Matrix, start: Sequence[float],
     return build.contract(x, weights, begin, [dims_map(3, [0, 2]), dims_map(3, [1, 2]), dims_map(3, [0, 1])], [2])
 
 
+def _as(build: Lowering, x: SSAValue, kind: Attribute) -> SSAValue:
+    return x if element_of(x) == kind else build.elementwise(lambda s, v: s.cast(v, kind), x, element=kind)
+
+
 def _as_float(build: Lowering, x: SSAValue) -> SSAValue:
-    return x if element_of(x) == f32 else build.elementwise(lambda s, v: s.cast(v, f32), x, element=f32)
+    return _as(build, x, f32)
 
 
 def _matrix(values: Sequence[float], columns: int, name: str) -> Matrix:
@@ -105,7 +109,11 @@ def linear_classifier(op: OnnxOp, build: Lowering) -> list[SSAValue]:
 
 
 def _kernel(op: OnnxOp, build: Lowering, x: SSAValue, vectors: Matrix) -> SSAValue:
-    """The kernel of each row of x (N, F) with each support vector (M, F): (N, M)."""
+    """The kernel of each row of x (N, F) with each support vector (M, F): (N, M), in float64 for sums that cancel."""
+    return _as(build, _in_own_type(op, build, x, vectors), f64)
+
+
+def _in_own_type(op: OnnxOp, build: Lowering, x: SSAValue, vectors: Matrix) -> SSAValue:
     name, (gamma, shift, degree) = op.string("kernel_type"), (*op.reals("kernel_params"), 0.0, 0.0, 0.0)[:3]
     kind = element_of(x)
     if name == "RBF":

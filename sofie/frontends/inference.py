@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx
 
-from sofie.frontends import microsoft, ml
+from sofie.frontends import ml
 from sofie.frontends.shapes import Operand, Rule, Shape, as_first, attribute
 from sofie.frontends.shapes import shape as shape_of_operand
 from sofie.sizes import Size, most
@@ -81,7 +81,7 @@ RULES: dict[tuple[str, int], Rule] = {
 }
 """The shape of a result by its operator and place, from the node and its operands (None: absent); None: not known."""
 
-DOMAIN_RULES = {"": RULES, ml.DOMAIN: ml.RULES, microsoft.DOMAIN: microsoft.RULES}
+DOMAIN_RULES = {"": RULES, ml.DOMAIN: ml.RULES}
 """The rules of each domain."""
 
 OVERRULED = frozenset({"STFT", "SVMClassifier"})

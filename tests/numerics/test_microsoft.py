@@ -122,7 +122,8 @@ def quantized() -> Iterator[tuple[str, Row]]:
     for operator in ("QLinearAdd", "QLinearMul"):
         bytes_ = {"a": whole("uint8", 3, 8), "b": whole("uint8", 8, seed=1)}
         yield operator, ms(operator, bytes_, scale, inputs="a s z b t o s z")
-    weights = {"b": whole("int8", 6, 5), "c": np.float32(0.01) * np.arange(1, 6, dtype=np.float32), "d": real(5)}
+    # of 7 bits: without VNNI, ONNX Runtime's products of uint8 and int8 saturate in pairs
+    weights = {"b": whole("int8", 6, 5) // 2, "c": np.float32(0.01) * np.arange(1, 6, dtype=np.float32), "d": real(5)}
     yield "DynamicQuantizeMatMul", ms("DynamicQuantizeMatMul", {"a": real(4, 6)}, weights, inputs="a b c - d")
     yield (
         "MatMulIntegerToFloat",

@@ -184,6 +184,9 @@ def _decisions(nodes: Nodes, dtype: type[np.floating]) -> Nodes:
     swapped = (mode == _GTE) | (mode == _GT)
     true, false = np.where(swapped, nodes.false, nodes.true), np.where(swapped, nodes.true, nodes.false)
     missing = np.where(swapped, ~nodes.missing, nodes.missing) & (mode != LEAF)
+    only_nan = missing & np.isnan(threshold)  # what holds for NaN alone: all but it lie below infinity
+    true, false = np.where(only_nan, false, true), np.where(only_nan, true, false)
+    threshold[only_nan], missing[only_nan] = np.inf, False
     return Nodes(mode, nodes.feature, threshold, true, false, missing, nodes.roots, {})
 
 

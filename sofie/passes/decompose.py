@@ -36,7 +36,14 @@ from sofie.sizes import Size
 DEEPEST = 8
 """Bodies hold function operators in turn; ONNX's nest three deep."""
 
-LIMITS = {("", "CenterCropPad"): "shape known when compiling"}
+LIMITS = {
+    ("", "CenterCropPad"): "shape known when compiling",
+    (MICROSOFT, "Attention"): "no past, no rotary embeddings",
+    (MICROSOFT, "DynamicQuantizeLSTM"): "inputs and states are not rounded to 8 bits",
+    (MICROSOFT, "FusedMatMul"): "no transBatchA, no transBatchB",
+    (MICROSOFT, "MultiHeadAttention"): "query, key and value of rank 3, no past",
+    (MICROSOFT, "QGemm"): "quantised results",
+}
 """What cannot be expanded, in a few words, by (domain, operator)."""
 
 

@@ -288,7 +288,7 @@ def classifiers() -> Iterator[tuple[str, Row]]:
         many = forest(15, 5, 3, modes, True, 4)
         base = [0.5, -0.25, 0.125, 1.0]
         yield f"{transform} four", classifier(many, [4, 3, 8, 1], [0, 1, 2, 3], base_values=base, **how)
-        some = forest(16, 9, 3, modes, True, 3, each=False)
+        some = positive(forest(16, 9, 3, modes, True, 3, each=False))
         yield f"{transform} three of four", classifier(some, [4, 3, 8, 1], [0, 2, 3], **how)
     yield (
         "PROBIT",
@@ -328,7 +328,10 @@ def test_a_row_does_not_depend_on_its_batch() -> None:
         ({"nodes_truenodeids": [9, 0, 0]}, "not among its nodes"),
         ({"nodes_modes": ["BRANCH_ODD", "LEAF", "LEAF"]}, "not one of"),
         ({"nodes_featureids": [7, 0, 0]}, "4 features"),
-        ({"nodes_truenodeids": [0, 0, 0]}, "no root"),
+        (
+            dict.fromkeys(("nodes_truenodeids", "nodes_falsenodeids"), [1, 2, 0]) | {"nodes_modes": ["BRANCH_LT"] * 3},
+            "no root",
+        ),
         ({"nodes_values": [0.5]}, "one element a node"),
         ({"target_ids": [0, 3]}, "not among the 1"),
         ({"post_transform": "CUBE"}, "not one of"),

@@ -82,15 +82,7 @@ def post_transform(build: Lowering, scores: SSAValue, name: str) -> SSAValue:
 
     best = build.reduce(lambda s, v, acc: s.max(acc, v), -math.inf, scores, [1], keep=True)
     powers = build.elementwise(power, scores, best)
-    if name == "SOFTMAX":
-        counted = powers
-    else:
-        counted = build.elementwise(
-            lambda s, p, v: s.select(s.compare("gt", s.abs(v), s.constant(NOTHING, v.type)), p, s.constant(0, p.type)),
-            powers,
-            scores,
-        )
-    total = build.reduce(lambda s, v, acc: s.add(acc, v), 0, counted, [1], keep=True)
+    total = build.reduce(lambda s, v, acc: s.add(acc, v), 0, powers, [1], keep=True)
     return build.elementwise(lambda s, v, t: s.div(v, t), powers, total)
 
 

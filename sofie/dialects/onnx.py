@@ -19,6 +19,7 @@ import onnx
 from onnx.defs import OpSchema
 from xdsl.dialects.builtin import (
     ArrayAttr,
+    BytesAttr,
     DenseArrayBase,
     FloatAttr,
     IntegerAttr,
@@ -306,7 +307,9 @@ def attribute_from_proto(proto: onnx.AttributeProto) -> Attribute:
         if kind == proto.STRING:
             return StringAttr(value.decode())
         if kind == proto.INTS:
-            return DenseArrayBase.from_list(i64, list(value))
+            return DenseArrayBase(
+                i64, BytesAttr(i64.pack(value))
+            )  # `from_list` checks each number: trees have millions
         if kind == proto.FLOATS:
             return DenseArrayBase.from_list(f32, list(value))
         if kind == proto.STRINGS:

@@ -39,6 +39,9 @@ def compile(  # the field's own word, always written sofie.compile
     "x86-64-v4", "x86-64-v3", "portable" or "scalar". blas: "none" or "cblas". passes: groups and passes of
     `sofie.pipeline`. without: optional passes to leave out. Needs a C++ compiler; its work is cached on disk.
 
+    Where shapes or axes follow from the values of inputs (Reshape's shape), the model is compiled when it is called, and
+    again when other values come; `set` fixes them.
+
     Raises SofieError with one sentence on anything wrong with the model, the options or the compiler, UnsupportedError
     where the model is valid and this version cannot lower it.
     """

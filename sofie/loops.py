@@ -13,8 +13,11 @@ def guard(loop: scf.ForOp) -> SSAValue | None:
     The body is one `scf.if` on the flag, whose else-branch hands on what is carried.
     """
     block = loop.body.block
-    *before, branching, last = [op for op in block.ops if not isinstance(op, arith.ConstantOp)] or [None, None]
-    if before or not isinstance(branching, scf.IfOp) or not isinstance(last, scf.YieldOp):
+    ops = [op for op in block.ops if not isinstance(op, arith.ConstantOp)]
+    if len(ops) != 2:
+        return None
+    branching, last = ops
+    if not isinstance(branching, scf.IfOp) or not isinstance(last, scf.YieldOp):
         return None
     flag, carried = branching.cond, list(block.args[1:])
     if flag.type != i1 or flag not in carried or list(last.operands) != list(branching.output):

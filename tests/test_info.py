@@ -115,7 +115,7 @@ def riddles() -> onnx.ModelProto:
         make_node("Exp", ["x"], ["e"], name="before"),
         make_node("Mystery", ["e"], ["m"], name="riddle", domain="acme"),
         make_node("Relu", ["m"], ["r"], name="behind"),
-        make_node("Scan", ["r"], ["s"], name="unfit"),
+        make_node("SequenceConstruct", ["r"], ["s"], name="unfit"),
         make_node("Det", ["x"], ["d"], name="first"),
         make_node("Det", ["e"], ["f"], name="second"),
     ]
@@ -129,7 +129,7 @@ def test_every_node_in_the_way_is_named_with_its_reason() -> None:
     report = info(riddles())
     assert {(u.node, u.operator) for u in report.unsupported} == {
         ("riddle", "acme.Mystery"),
-        ("unfit", "Scan"),
+        ("unfit", "SequenceConstruct"),
         ("first", "Det"),
         ("second", "Det"),
     }
@@ -177,11 +177,10 @@ def test_a_type_without_code_is_a_reason() -> None:
 
 
 def test_a_lowering_that_declines_is_quoted() -> None:
-    nodes = [make_node("ScatterND", ["x", "i", "u"], ["y"], name="nowhere")]
-    shapes = {"x": [3], "i": [2, 0], "u": [2, 3]}
-    report = info(models.build(nodes, shapes, ["y"], {}, {"i": TensorProto.INT64}))
-    sentence = "indices without coordinates are not supported; give them one at least"
-    assert report.unsupported == (Unsupported("nowhere", "ScatterND", sentence),)
+    nodes = [make_node("Pad", ["x", "p"], ["y"], name="nowhere", mode="mirror")]
+    report = info(models.build(nodes, {"x": [3]}, ["y"], {"p": np.array([1, 1])}))
+    sentence = "mode 'mirror' is not one of constant, edge, reflect, wrap"
+    assert report.unsupported == (Unsupported("nowhere", "Pad", sentence),)
 
 
 def test_free_dimensions_are_shown_and_the_option_is_named() -> None:
@@ -222,7 +221,7 @@ def test_support_of_every_kind() -> None:
         "GroupNormalization": BODY,
         "Shape": FOLDED,
         "Det": FOLDED,
-        "Loop": NO,
+        "SequenceAt": NO,
         "Upsample": REPLACED,
     }
     assert {name: support("", name).how for name in kinds} == kinds

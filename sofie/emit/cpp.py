@@ -286,7 +286,7 @@ class Program:
         body = "\n".join(printer.lines)
         words = set(body.replace("(", " ").replace(")", " ").replace(",", " ").replace(";", " ").split())
         silenced = "".join(f"   static_cast<void>({n});\n" for n in sorted(unused - words))
-        function = f"{listed('inline void infer(', parameters, ') noexcept')}\n{{\n{silenced}{body}\n}}"
+        function = f"{listed('SOFIE_TARGET inline void infer(', parameters, ') noexcept')}\n{{\n{silenced}{body}\n}}"
         return f"namespace detail {{\n{function}\n}} // namespace detail"
 
     # -- text ----------------------------------------------------------------------------------------------------

@@ -27,6 +27,18 @@ def free_dimensions(graph: onnx.GraphProto) -> list[tuple[str, int, str]]:
     ]
 
 
+PLACEHOLDERS = frozenset({"?", "None", "-1"})
+"""What some exporters write for a dimension without name or size."""
+
+
+def forget_placeholders(graph: onnx.GraphProto) -> None:
+    """Frees the dimensions of inputs whose name or size says nothing: two of them need not be the same."""
+    for value in graph.input:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_value < 0 or dim.dim_param in PLACEHOLDERS:
+                dim.Clear()
+
+
 BATCH = "batch"
 """Where no dimension has this name, it means the leading one of every input."""
 

@@ -497,7 +497,13 @@ class Importer:
         regions: dict[str, Region] = {}
         found: list[list[TensorType[Attribute]]] = []
         for branch, graph in graphs.items():
-            scope = self._within(graph, Block())
+            try:
+                scope = self._within(graph, Block())
+            except SofieError as error:
+                raise type(error)(
+                    f"its {branch}: {error}; if only the other branch is meant, fix the condition by --set of what it "
+                    "is made of"
+                ) from error
             names = [output.name for output in graph.output][: len(node.output)]
             scope.block.add_op(GraphYieldOp(*(scope._value(name) for name in names)))
             found.append([scope._tensor_type(name) for name in names])
@@ -614,12 +620,9 @@ class Importer:
         rule = None if node.domain else FOUND.get(node.op_type)
         if rule is None:
             return None
-        operands = [
-            Operand(shape_of_type(self._tensor_type(n)), None if n in self.lists else self._value_at(n, {}))
-            if n
-            else None
-            for n in node.input
-        ]
+        shapes = rule(node, [self._operand_of(name) if name else None for name in node.input])
+        if shapes is None:
+            return None
         label = next(n for n in node.output if n)
         made: dict[str, int] = {}
 
@@ -628,7 +631,12 @@ class Importer:
                 return found
             return made.setdefault(found.what, found.size(self.fresh(f"{found.what}_{label}")))
 
-        return [[extent(e) for e in shape] for shape in rule(node, operands)]
+        return [[extent(e) for e in shape] for shape in shapes]
+
+    def _operand_of(self, name: str) -> Operand:
+        """What the rules of inference are told of a value."""
+        sized = name in self.lists
+        return Operand(shape_of_type(self._tensor_type(name)), None if sized else self._value_at(name, {}), sized)
 
     def fresh(self, name: str) -> str:
         """A name for a size, like `name`, that no other size has."""

@@ -36,7 +36,7 @@ def _frames(node: onnx.NodeProto, operands: Sequence[Operand | None]) -> Shape |
     steps, given = step.numbers(), None if length is None else length.numbers()
     if steps is None or (length is not None and given is None):
         return None
-    batch, extent, _ = signal.shape
+    batch, extent = signal.shape[:2]
     size = given[0] if given else window.shape[0] if window else extent
     bins = size // 2 + 1 if attribute(node, "onesided", 1) else size
     return [batch, (extent - size) // steps[0] + 1, bins, 2]
@@ -138,7 +138,7 @@ class Found:
         return Size.named(name, self.low, self.high) if self.low < self.high else self.low
 
 
-FoundRule = Callable[[onnx.NodeProto, Sequence[Operand | None]], Sequence[Sequence[int | Found]]]
+FoundRule = Callable[[onnx.NodeProto, Sequence[Operand | None]], Sequence[Sequence[int | Found]] | None]
 
 
 def _nonzero(node: onnx.NodeProto, operands: Sequence[Operand | None]) -> list[list[int | Found]]:
@@ -175,10 +175,41 @@ def _boxes(node: onnx.NodeProto, operands: Sequence[Operand | None]) -> list[lis
     return [[Found("selected", 0, batches * classes * each), 3]]
 
 
+def _sliced(node: onnx.NodeProto, operands: Sequence[Operand | None]) -> list[list[int | Found]] | None:
+    """What lies between starts and ends, at most all (Slice 13)."""
+    data, starts, ends, axes, steps = [*operands, None, None][:5]
+    assert data is not None and starts is not None and ends is not None
+    if not (starts.late or ends.late) or (axes is not None and axes.value is None):
+        return None
+    count = starts.shape[0]
+    numbers = list(range(count)) if axes is None else axes.numbers() or []
+    by = [1] * count if steps is None else steps.numbers()
+    shape: list[int | Found] = list(data.shape)
+    for k, axis in enumerate(numbers):
+        extent = most(data.shape[axis])
+        step = abs(by[k]) if by else 1
+        shape[axis] = Found(f"slice{axis % len(shape)}", 0, -(-extent // max(step, 1)))
+    return [shape]
+
+
+def _best(node: onnx.NodeProto, operands: Sequence[Operand | None]) -> list[list[int | Found]] | None:
+    """The k best of an axis, at most all (TopK 24)."""
+    data, count = operands[:2]
+    assert data is not None and count is not None
+    if not count.late:
+        return None
+    shape: list[int | Found] = list(data.shape)
+    axis = attribute(node, "axis", -1)
+    shape[axis] = Found("best", 0, most(data.shape[axis]))
+    return [shape, shape]
+
+
 FOUND: dict[str, FoundRule] = {
     "Compress": _compress,
     "NonMaxSuppression": _boxes,
     "NonZero": _nonzero,
+    "Slice": _sliced,
+    "TopK": _best,
     "Unique": _unique,
 }
-"""The shapes of all results, from the node and its operands, whose shapes may hold sizes of the run."""
+"""The shapes of all results from the node and its operands, whose shapes may hold sizes of the run; None: not found."""

@@ -26,7 +26,7 @@ from sofie.dialects import microsoft
 from sofie.dialects.onnx import DOMAINS, OPSET, op_classes
 from sofie.dialects.types import element_from_onnx, numpy_dtype
 from sofie.errors import SofieError, UnsupportedError, printable
-from sofie.frontends.dimensions import Dim, bind_dimensions, forget_types, release
+from sofie.frontends.dimensions import Dim, bind_dimensions, forget_placeholders, forget_types, release
 from sofie.frontends.importer import Fault, Importer, Sized, label_of
 from sofie.frontends.ml import without_strings
 from sofie.frontends.operands import needed, operand_inputs
@@ -113,6 +113,7 @@ def read_model(
     The dimensions that `dims` leaves to the run are free in it, as `load` will find them; `values` are as there.
     """
     model = _parsed(source)
+    forget_placeholders(model.graph)
     release(model.graph, dims or {}, set(values or {}))
     return model
 

@@ -20,6 +20,7 @@ BINDABLE: dict[str, tuple[int, ...]] = {
     "DFT": (1, 2),  # dft_length, axis
     "Expand": (1,),  # shape
     "Loop": (0, 1),  # M, cond
+    "MelWeightMatrix": (0, 1, 2, 3, 4),  # num_mel_bins, dft_length, sample_rate and both edges
     "MaxUnpool": (2,),  # output_shape
     "OneHot": (1,),  # depth
     "Pad": (1, 3),  # pads, axes
@@ -44,7 +45,6 @@ TELLING: dict[str, tuple[int, ...]] = {
     "BlackmanWindow": (0,),  # size
     "HammingWindow": (0,),  # size
     "HannWindow": (0,),  # size
-    "MelWeightMatrix": (0, 1),  # num_mel_bins, dft_length
     "Range": (0, 1, 2),  # start, limit, delta
 }
 """The operands that are read as data in the run and on whose values the extents of results depend."""

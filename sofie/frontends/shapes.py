@@ -15,10 +15,16 @@ Shape = Sequence[int]
 
 @dataclass(frozen=True)
 class Operand:
-    """What is known of an operand: its shape, and its value where that is constant."""
+    """What is known of an operand: its shape, and its value where that is constant or (sized) made of sizes."""
 
     shape: Shape
     value: Array | None
+    sized: bool = False
+
+    @property
+    def late(self) -> bool:
+        """Whether only the run knows its value."""
+        return self.value is None and not self.sized
 
     def numbers(self) -> list[int] | None:
         """The value as a list of integers."""

@@ -246,3 +246,12 @@ def test_any_name_of_a_dimension_can_be_a_size(name: str) -> None:
     text = str(load(model, {name: (1, 8)}))
     assert str(Parser(context(), text).parse_module()) == text
     assert "const index " in lower(model, "net", Options(dims={name: (1, 8)})).core()
+
+
+def test_placeholders_of_exporters_are_no_names() -> None:
+    """Two dimensions called "?" were taken for the same, and a size of -1 for a size."""
+    model = models.build([helper.make_node("Relu", ["x"], ["y"])], {"x": [3, "?", "?"]}, ["y"], {})
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = -1
+    module = load(model, {"x:0": 2, "x:1": 3, "x:2": 5})
+    assert "tensor<2x3x5xf32>" in str(module)
+    assert "x:0, x:1, x:2" in refused(model)

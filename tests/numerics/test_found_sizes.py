@@ -52,6 +52,16 @@ CENTRED = """(float[1, 9, 4] b, float[1, 2, 9] s) => (float[n, 4] y)
   m = Squeeze (b, zero) y = Gather (m, i) }""".replace("int64[1] one", "int64[1] zero = {0}, int64[1] one")
 
 
+SLICED = """(float[6, 5] x, int64[1] start, int64[1] end) => (float[n, 5] y, float[5] z)
+<int64[1] axis = {0}> { s = Neg (start) t = Neg (s) y = Slice (x, t, end, axis)
+  z = ReduceSum <keepdims = 0> (y, axis) }"""
+BOTH_AXES = """(float[6, 5] x, int64[2] start, int64[2] end) => (float[n, m] y)
+<int64[2] axes = {1, -2}, int64[2] steps = {2, 1}> { p = Slice (x, start, end, axes, steps) y = Relu (p) }"""
+BEST = """(float[4, 5] x) => (float[k] v, int64[k] i, float total) <int64 most = {7}, int64[1] zero = {0}> {
+  n = NonZero (x) s = Shape <start = 1> (n) c = Squeeze (s) k = Min (c, most) t = Transpose (n) g = GatherND (x, t)
+  o = Unsqueeze (k, zero) v, i = TopK (g, o) total = ReduceSum <keepdims = 0> (v) }"""
+
+
 def boxes(batches: int, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     corner = rng.random((batches, 9, 2)) * 3
@@ -88,6 +98,21 @@ CASES: dict[str, tuple[str, list[Feeds]]] = {
             for seed, k in ((0, 3), (1, 9), (2, 0))
         ],
     ),
+    "sliced": (
+        SLICED,
+        [
+            {"x": sparse(6, 5, share=1), "start": np.array([s]), "end": np.array([e])}
+            for s, e in ((1, 4), (0, 6), (-3, 100), (4, 2), (-100, -1))
+        ],
+    ),
+    "both axes": (
+        BOTH_AXES,
+        [
+            {"x": sparse(6, 5, share=1), "start": np.array(s), "end": np.array(e)}
+            for s, e in (([0, 1], [5, 3]), ([1, -2], [4, 9]), ([2, 0], [2, 6]))
+        ],
+    ),
+    "best": (BEST, [{"x": sparse(4, 5, share=s)} for s in (0.6, 0.2, 1.0)]),
     "centred": (CENTRED, [{"b": boxes(1), "s": sparse(1, 2, 9, share=1)}]),
 }
 

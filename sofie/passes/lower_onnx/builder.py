@@ -171,6 +171,11 @@ class Lowering:
             value = self.insert(arith.TruncIOp(value, kind))
         return lambda s: value
 
+    def element(self, x: SSAValue, place: int = 0) -> SSAValue:
+        """One integer of a list of the run, as an index."""
+        where = [self.insert(extents.constant(place))] if shape_of(x) else []
+        return self.insert(arith.IndexCastOp(self.insert(tensor.ExtractOp(x, where, element_of(x))), IndexType()))
+
     def found(self, extent: int, number: SSAValue) -> None:
         """Says what the run found a size to be: `number`, of type `index`; nothing where it is known anyway."""
         if isinstance(extent, sizes.Size):

@@ -11,10 +11,12 @@ from xdsl.ir import SSAValue
 
 from sofie import sizes, structured
 from sofie.dialects.onnx import OnnxOp
+from sofie.dialects.sofie import ExtentsOp, WeightOp
 from sofie.dialects.types import element_of, shape_of
 from sofie.errors import SofieError, UnsupportedError
 from sofie.passes.lower_onnx import lowers
-from sofie.passes.lower_onnx.builder import Lowering
+from sofie.passes.lower_onnx.builder import Lowering, Offset
+from sofie.passes.lower_onnx.sequential import Walk
 from sofie.reference import evaluate_node
 from sofie.weights import Array
 
@@ -51,11 +53,13 @@ def concat(op: OnnxOp, build: Lowering) -> SSAValue:
     return parts[0] if len(parts) == 1 else build.concat(parts, build.axis("axis", len(shape_of(parts[0]))))
 
 
-@lowers("Slice", limits="starts, ends, axes and steps known when compiling")
+@lowers("Slice", limits="axes and steps known when compiling; starts and ends of the run walk forwards")
 def slice_(op: OnnxOp, build: Lowering) -> SSAValue:
     """x[start : end : step] on the axes given, with Python's clamping (Slice 13)."""
     x = build.operand(0)
     shape = shape_of(x)
+    if not all(isinstance(build.operand(k).owner, WeightOp | ExtentsOp) for k in (1, 2)):
+        return _found_slice(build, x)
     starts, ends = build.known_ints(1) or [], build.known_ints(2) or []
     axes = build.known_ints(3)
     axes = list(range(len(starts))) if axes is None else axes
@@ -71,6 +75,32 @@ def slice_(op: OnnxOp, build: Lowering) -> SSAValue:
             offsets[axis] = _offset(start, shape[axis], step)
             extents[axis], strides[axis] = build.result_shape()[axis], step
     return build.slice(x, offsets, extents, strides)
+
+
+def _found_slice(build: Lowering, x: SSAValue) -> SSAValue:
+    """A slice whose start or end the run tells, and with them how long it is."""
+    shape, result, walk = shape_of(x), build.result_shape(), Walk(build)
+    (count,) = shape_of(build.operand(1))
+    axes = build.known_ints(3)
+    steps = build.known_ints(4) or [1] * count
+    offsets: list[Offset] = [0] * len(shape)
+    strides = [1] * len(shape)
+    for k, axis in enumerate(range(count) if axes is None else axes):
+        if steps[k] <= 0:
+            raise UnsupportedError(f"a step of {steps[k]} needs starts and ends that are known; give them with --set")
+        extent, zero = walk.index(shape[axis]), walk.index(0)
+
+        def inside(operand: int, k: int = k, extent: SSAValue = extent, zero: SSAValue = zero) -> SSAValue:
+            known = build.known(build.operand(operand))
+            place = build.element(build.operand(operand), k) if known is None else walk.index(int(known.reshape(-1)[k]))
+            behind = walk.select(walk.compare("lt", place, zero), walk.add(place, extent), place)
+            return walk.max(walk.min(behind, extent), zero)
+
+        start, end = inside(1), inside(2)
+        length = walk.max(walk.plus(walk.sub(end, start), steps[k] - 1), zero)
+        build.found(result[axis], walk.div(length, walk.index(steps[k])))
+        offsets[axis], strides[axis] = start, steps[k]
+    return build.slice(x, offsets, result, strides)
 
 
 def _offset(start: int, extent: int, step: int) -> int:

@@ -9,6 +9,7 @@ from xdsl.dialects.builtin import i64
 from xdsl.ir import SSAValue
 
 from sofie.dialects.onnx import OnnxOp
+from sofie.dialects.sofie import ExtentsOp, WeightOp
 from sofie.dialects.types import element_of, is_float, shape_of
 from sofie.passes.lower_onnx import lowers
 from sofie.passes.lower_onnx.builder import Lowering
@@ -70,7 +71,7 @@ def sort(walk: Walk, count: int, order: SSAValue, spare: SSAValue, before: Befor
     return walk.for_(0, levels, [walk.index(1), order, spare], run)[1:]
 
 
-@lowers("TopK", limits="k known when compiling")
+@lowers("TopK")
 def top_k(op: OnnxOp, build: Lowering) -> Sequence[SSAValue]:
     """The k largest or smallest elements of an axis in order, and their indices; ties by the lower one (TopK 24).
 
@@ -81,6 +82,10 @@ def top_k(op: OnnxOp, build: Lowering) -> Sequence[SSAValue]:
     axis = build.axis("axis", len(shape))
     largest = op.integer("largest") == 1
     others, count = [e for a, e in enumerate(shape) if a != axis], shape[axis]
+    walk = Walk(build)
+    if not isinstance(build.operand(1).owner, WeightOp | ExtentsOp):
+        wanted = walk.max(build.element(build.operand(1)), walk.index(0))
+        build.found(result[axis], walk.min(wanted, walk.index(count)))
 
     def fn(walk: Walk, values: SSAValue, indices: SSAValue, order: SSAValue, spare: SSAValue) -> Sequence[SSAValue]:
         def row(where: Sequence[SSAValue], carried: Sequence[SSAValue]) -> Sequence[SSAValue]:

@@ -93,7 +93,7 @@ class Walk(Scalars):
 
     def plus(self, place: SSAValue, number: int) -> SSAValue:
         """A position further on."""
-        return self.add(place, self.constant(number, INDEX))
+        return self.add(place, self.constant(number, INDEX)) if number else place
 
     def both(self, *conditions: SSAValue) -> SSAValue:
         """Whether all conditions hold; all of them are computed."""

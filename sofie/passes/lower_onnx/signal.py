@@ -140,8 +140,9 @@ def _joined(op: OnnxOp, build: Lowering, planes: Planes, keep: int, divisor: int
 
 @lowers("STFT", limits="frame_step and frame_length known when compiling")
 def stft(op: OnnxOp, build: Lowering) -> SSAValue:
-    """Fourier transforms of the frames of a signal, each weighed by a window (STFT 17)."""
+    """Fourier transforms of the frames of a signal, each weighed by a window (STFT 17); a real one may have rank 2."""
     x, window = build.operand(0), build.optional(2)
+    x = x if len(shape_of(x)) == 3 else build.reshape(x, [*shape_of(x), 1])
     (step,) = build.known_ints(1) or [1]
     batch, signal, parts = shape_of(x)
     (length,) = build.known_ints(3) or ([signal] if window is None else shape_of(window))

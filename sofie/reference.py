@@ -9,7 +9,9 @@ from typing import cast
 import numpy as np
 import onnx
 
+from sofie.dialects import microsoft
 from sofie.errors import SofieError, printable
+from sofie.frontends import microsoft as bodies
 from sofie.weights import Array
 
 NONDETERMINISTIC = frozenset(
@@ -31,6 +33,8 @@ def evaluate_node(node: onnx.NodeProto, inputs: Sequence[Array | None], opsets: 
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
+            if node.domain == microsoft.DOMAIN:
+                return _by_body(node, inputs)
             try:
                 evaluator = ReferenceEvaluator(node, opsets=opsets)
             except (NotImplementedError, RuntimeContextError):  # a body that depends on types, which a model tells
@@ -40,6 +44,26 @@ def evaluate_node(node: onnx.NodeProto, inputs: Sequence[Array | None], opsets: 
         raise SofieError(
             f"operator {printable(node.op_type)} cannot be evaluated by onnx.reference: {printable(str(error))}"
         ) from error
+    return [np.asarray(value) for value in cast(list[Array], values)]
+
+
+def _by_body(node: onnx.NodeProto, inputs: Sequence[Array | None]) -> list[Array]:
+    """The results of an operator of com.microsoft, whose body the reference runs."""
+    from onnx.reference import ReferenceEvaluator
+
+    types = [
+        None
+        if a is None
+        else onnx.helper.make_tensor_type_proto(onnx.helper.np_dtype_to_tensor_dtype(a.dtype), a.shape)
+        for a in inputs
+    ]
+    function = bodies.body(node, types)
+    feeds = {name: np.asarray(a) for name, a in zip(function.input, inputs, strict=False) if a is not None}
+    takes = [onnx.helper.make_value_info(n, t) for n, t in zip(function.input, types, strict=False) if t is not None]
+    gives = [onnx.ValueInfoProto(name=name) for name in function.output]
+    graph = onnx.helper.make_graph(list(function.node), "body", takes, gives)
+    model = onnx.helper.make_model(graph, opset_imports=list(function.opset_import))
+    values = ReferenceEvaluator(onnx.shape_inference.infer_shapes(model)).run(None, feeds)
     return [np.asarray(value) for value in cast(list[Array], values)]
 
 

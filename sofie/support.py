@@ -15,6 +15,7 @@ import onnx
 from onnx.defs import OpSchema
 from xdsl.ir import Attribute
 
+from sofie.dialects import microsoft
 from sofie.dialects.onnx import DOMAINS, op_classes
 from sofie.dialects.types import element_to_onnx, element_types, signless
 from sofie.emit.spelling import scalar_type
@@ -89,6 +90,8 @@ def _has_usable_body(schema: Any) -> bool:
 
     A body that depends on more than operands of type float and required attributes is given the benefit of the doubt.
     """
+    if schema.domain == microsoft.DOMAIN:
+        return True
     if schema.has_function:
         body = schema.function_body
     elif schema.has_context_dependent_function:

@@ -1,7 +1,9 @@
 """The onnx dialect: one op class per live ONNX operator, built from the operator's own schema at opset 28.
 
 Operands, attributes, type constraints and documentation come from `onnx.defs`; nothing is written by hand, so no
-operator can be forgotten. Text: `%y = onnx.Gemm(%x, %w, none) {transB = 1 : i64} : (tensor<1x7xf32>, ...) -> ...`,
+operator can be forgotten. The schemas of com.microsoft, which ONNX lacks, come from a table (`dialects.microsoft`).
+
+Text: `%y = onnx.Gemm(%x, %w, none) {transB = 1 : i64} : (tensor<1x7xf32>, ...) -> ...`,
 where `none` stands for an optional operand that is absent. A graph that is an attribute in ONNX is a region here, under
 its name, that ends in `onnx.yield`: `%y = onnx.If(%c) then_branch { ... } else_branch { ... } : (tensor<i1>) -> ...`.
 """
@@ -17,6 +19,7 @@ import onnx
 from onnx.defs import OpSchema
 from xdsl.dialects.builtin import (
     ArrayAttr,
+    BytesAttr,
     DenseArrayBase,
     FloatAttr,
     IntegerAttr,
@@ -49,6 +52,7 @@ from xdsl.printer import Printer
 from xdsl.traits import IsTerminator, Pure
 from xdsl.utils.exceptions import VerifyException
 
+from sofie.dialects import microsoft
 from sofie.dialects.sofie import BlobAttr
 from sofie.dialects.types import element_to_onnx
 from sofie.errors import SofieError, printable
@@ -60,7 +64,7 @@ OPSET = 28
 ML_OPSET = 5
 """The version of the ai.onnx.ml domain that the dialect is built from."""
 
-DOMAINS = {"": OPSET, "ai.onnx.ml": ML_OPSET, "ai.onnx.preview.training": 1, "ai.onnx.preview": 1}
+DOMAINS = {"": OPSET, "ai.onnx.ml": ML_OPSET, "ai.onnx.preview.training": 1, "ai.onnx.preview": 1, microsoft.DOMAIN: 1}
 """The operator domains the dialect knows, and the version of each."""
 
 _Option = OpSchema.FormalParameterOption
@@ -303,7 +307,9 @@ def attribute_from_proto(proto: onnx.AttributeProto) -> Attribute:
         if kind == proto.STRING:
             return StringAttr(value.decode())
         if kind == proto.INTS:
-            return DenseArrayBase.from_list(i64, list(value))
+            return DenseArrayBase(
+                i64, BytesAttr(i64.pack(value))
+            )  # `from_list` checks each number: trees have millions
         if kind == proto.FLOATS:
             return DenseArrayBase.from_list(f32, list(value))
         if kind == proto.STRINGS:
@@ -372,11 +378,16 @@ def _op_class(schema: OpSchema, name: str) -> type[OnnxOp]:
 
 @cache
 def op_classes() -> dict[tuple[str, str], type[OnnxOp]]:
-    """Every op class by (domain, operator): live operators only, each at the version the dialect pins."""
+    """Every op class by (domain, operator), each at the version the dialect pins.
+
+    Operators that ONNX's own domain has retired are left out: the version converter replaces them. Of other domains
+    they are here at their last version, since files hold them.
+    """
     classes: dict[tuple[str, str], type[OnnxOp]] = {}
     newest: dict[tuple[str, str], OpSchema] = {}
-    for schema in onnx.defs.get_all_schemas_with_history():
-        if schema.domain in DOMAINS and schema.since_version <= DOMAINS[schema.domain]:
+    for schema in [*onnx.defs.get_all_schemas_with_history(), *microsoft.schemas()]:
+        retired = schema.deprecated and schema.domain  # nothing converts them: the last version stays
+        if schema.domain in DOMAINS and schema.since_version <= DOMAINS[schema.domain] and not retired:
             key = (schema.domain, schema.name)
             if key not in newest or newest[key].since_version < schema.since_version:
                 newest[key] = schema

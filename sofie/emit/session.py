@@ -116,7 +116,10 @@ def _cpu_check(program: Program) -> str:
     """The constructor refuses a machine that cannot run the kernels, before it would crash in one."""
     if not program.cpu.level:
         return ""
-    sentence = f"{program.name} was compiled for {program.cpu.name}, which this CPU does not run; compile it with --cpu portable"
+    sentence = (
+        f"{program.name} was compiled for {program.cpu.name}, which this CPU does not run; "
+        "compile it with --cpu portable"
+    )
     refuse = f"throw std::runtime_error(\n             {string(sentence)});"
     return f"      if (detail::x86_level() < {program.cpu.level})\n         {refuse}\n"
 

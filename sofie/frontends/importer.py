@@ -23,6 +23,7 @@ from xdsl.dialects.builtin import (
 from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.ir import Attribute, Block, Region, SSAValue
 
+from sofie.dialects.microsoft import DOMAIN as MICROSOFT
 from sofie.dialects.onnx import DOMAINS, GraphYieldOp, OnnxOp, attribute_from_proto, op_classes
 from sofie.dialects.sofie import ExtentsOp, WeightOp
 from sofie.dialects.types import (
@@ -36,9 +37,10 @@ from sofie.dialects.types import (
 from sofie.dialects.types import tensor as tensor_type
 from sofie.errors import SofieError, UnsupportedError, printable
 from sofie.extents import SIZE, size_attribute
-from sofie.frontends import flex_attention, probing
-from sofie.frontends.inference import FOUND, SCALARS, Found, Operand, complete
+from sofie.frontends import flex_attention, microsoft, probing
+from sofie.frontends.inference import FOUND, SCALARS, Found, complete
 from sofie.frontends.operands import bindable
+from sofie.frontends.shapes import Operand
 from sofie.naming import EMITTED, Namer, identifier
 from sofie.random_state import STREAM, stream_attribute
 from sofie.reference import NONDETERMINISTIC, evaluate_node
@@ -659,6 +661,8 @@ class Importer:
         if node.op_type in SCALARS:
             types = {n: onnx.helper.make_tensor_type_proto(t.tensor_type.elem_type, []) for n, t in types.items()}
             data = {n: a.reshape(()) for n, a in data.items() if a.size == 1}
+        if node.domain == MICROSOFT:
+            return microsoft.inferred(node, [types.get(n) for n in node.input])
         try:
             inferred = shape_inference.infer_node_outputs(
                 op_class.SCHEMA,

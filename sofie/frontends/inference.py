@@ -9,42 +9,18 @@ from typing import Any
 
 import onnx
 
+from sofie.frontends import ml
+from sofie.frontends.shapes import Operand, Rule, Shape, as_first, attribute
+from sofie.frontends.shapes import shape as shape_of_operand
 from sofie.sizes import Size, most
 from sofie.weights import Array
-
-Shape = Sequence[int]
-
-
-@dataclass(frozen=True)
-class Operand:
-    """What is known of an operand: its shape, and its value where that is constant or (sized) made of sizes."""
-
-    shape: Shape
-    value: Array | None
-    sized: bool = False
-
-    @property
-    def late(self) -> bool:
-        """Whether only the run knows its value."""
-        return self.value is None and not self.sized
-
-    def numbers(self) -> list[int] | None:
-        """The value as a list of integers."""
-        return None if self.value is None else [int(v) for v in self.value.reshape(-1)]
-
-
-Rule = Callable[[onnx.NodeProto, Sequence[Operand | None]], Shape | None]
-
-
-def _as_first(node: onnx.NodeProto, operands: Sequence[Operand | None]) -> Shape | None:
-    return operands[0].shape if operands[0] else None
 
 
 def _gathered(node: onnx.NodeProto, operands: Sequence[Operand | None]) -> Shape | None:
     """One element, or slice, of the data for every row of the indices."""
     data, indices = operands[:2]
     assert data is not None and indices is not None
-    return [*indices.shape[:-1], *data.shape[_attribute(node, "batch_dims", 0) + indices.shape[-1] :]]
+    return [*indices.shape[:-1], *data.shape[attribute(node, "batch_dims", 0) + indices.shape[-1] :]]
 
 
 def _unpooled(node: onnx.NodeProto, operands: Sequence[Operand | None]) -> Shape | None:
@@ -62,26 +38,16 @@ def _frames(node: onnx.NodeProto, operands: Sequence[Operand | None]) -> Shape |
         return None
     batch, extent = signal.shape[:2]
     size = given[0] if given else window.shape[0] if window else extent
-    bins = size // 2 + 1 if _attribute(node, "onesided", 1) else size
+    bins = size // 2 + 1 if attribute(node, "onesided", 1) else size
     return [batch, (extent - size) // steps[0] + 1, bins, 2]
-
-
-def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
-    return next((onnx.helper.get_attribute_value(a) for a in node.attribute if a.name == name), default)
-
-
-def _shape(operands: Sequence[Operand | None], k: int) -> Shape:
-    operand = operands[k]
-    assert operand is not None
-    return operand.shape
 
 
 def _apart(node: onnx.NodeProto, operands: Sequence[Operand | None], index: int, name: str) -> Shape:
     """(batch, heads, steps, size) of an operand of Attention, whose heads may be joined in its last axis."""
-    shape = _shape(operands, index)
+    shape = shape_of_operand(operands, index)
     if len(shape) == 4:
         return shape
-    heads = _attribute(node, name, 1)
+    heads = attribute(node, name, 1)
     return [shape[0], heads, shape[1], shape[2] // heads]
 
 
@@ -108,15 +74,21 @@ RULES: dict[tuple[str, int], Rule] = {
     ("Attention", 2): _present(2),
     ("Attention", 3): _scores,
     ("GatherND", 0): _gathered,
-    ("GroupNormalization", 0): _as_first,
+    ("GroupNormalization", 0): as_first,
     ("MaxUnpool", 0): _unpooled,
-    ("MeanVarianceNormalization", 0): _as_first,
+    ("MeanVarianceNormalization", 0): as_first,
     ("STFT", 0): _frames,
 }
 """The shape of a result by its operator and place, from the node and its operands (None: absent); None: not known."""
 
-OVERRULED = frozenset({"STFT"})
-"""Operators whose rule stands above ONNX's inference: STFT without `onesided` is inferred as if that were 0."""
+DOMAIN_RULES = {"": RULES, ml.DOMAIN: ml.RULES}
+"""The rules of each domain."""
+
+OVERRULED = frozenset({"STFT", "SVMClassifier"})
+"""Operators whose rule stands above ONNX's inference.
+
+STFT without `onesided` is inferred as if that were 0, and SVMClassifier as if it gave a score for each class.
+"""
 
 
 SCALARS = frozenset({"Range"})
@@ -135,14 +107,19 @@ def complete(
         for name in node.input
     ]
     for place, name in enumerate(node.output):
-        rule, result = None if node.domain else RULES.get((node.op_type, place)), inferred.get(name)
+        rule, result = DOMAIN_RULES.get(node.domain, {}).get((node.op_type, place)), inferred.get(name)
         if rule is None or result is None:
             continue
-        if result.tensor_type.HasField("shape") and node.op_type not in OVERRULED:
+        if _is_complete(result) and node.op_type not in OVERRULED:
             continue
         shape = rule(node, operands)
         if shape is not None:
             result.CopyFrom(onnx.helper.make_tensor_type_proto(result.tensor_type.elem_type, list(shape)))
+
+
+def _is_complete(kind: onnx.TypeProto) -> bool:
+    dims = kind.tensor_type.shape.dim
+    return kind.tensor_type.HasField("shape") and all(d.WhichOneof("value") for d in dims)
 
 
 # -- sizes that the run finds ------------------------------------------------------------------------------------------
@@ -166,14 +143,14 @@ FoundRule = Callable[[onnx.NodeProto, Sequence[Operand | None]], Sequence[Sequen
 
 def _nonzero(node: onnx.NodeProto, operands: Sequence[Operand | None]) -> list[list[int | Found]]:
     """A column of coordinates for every element that is not zero (NonZero 13)."""
-    shape = _shape(operands, 0)
+    shape = shape_of_operand(operands, 0)
     return [[len(shape), Found("found", 0, math.prod(map(most, shape)))]]
 
 
 def _compress(node: onnx.NodeProto, operands: Sequence[Operand | None]) -> list[list[int | Found]]:
     """The slices along an axis, or elements, whose condition holds (Compress 11)."""
-    shape, (conditions,) = _shape(operands, 0), _shape(operands, 1)
-    axis = _attribute(node, "axis", None)
+    shape, (conditions,) = shape_of_operand(operands, 0), shape_of_operand(operands, 1)
+    axis = attribute(node, "axis", None)
     whole = math.prod(map(most, shape)) if axis is None else most(shape[axis])
     kept = Found("kept", 0, min(whole, most(conditions)))
     return [[kept]] if axis is None else [[kept if a == axis % len(shape) else e for a, e in enumerate(shape)]]
@@ -181,8 +158,8 @@ def _compress(node: onnx.NodeProto, operands: Sequence[Operand | None]) -> list[
 
 def _unique(node: onnx.NodeProto, operands: Sequence[Operand | None]) -> list[list[int | Found]]:
     """Elements, or slices along an axis, each once; where each was first and is now; how often (Unique 11)."""
-    shape = _shape(operands, 0)
-    axis = _attribute(node, "axis", None)
+    shape = shape_of_operand(operands, 0)
+    axis = attribute(node, "axis", None)
     whole: int = math.prod(shape) if axis is None else shape[axis]
     unique = Found("unique", min(1, most(whole)), most(whole))
     values = [unique] if axis is None else [unique if a == axis % len(shape) else e for a, e in enumerate(shape)]
@@ -191,7 +168,7 @@ def _unique(node: onnx.NodeProto, operands: Sequence[Operand | None]) -> list[li
 
 def _boxes(node: onnx.NodeProto, operands: Sequence[Operand | None]) -> list[list[int | Found]]:
     """A row (batch, class, box) for every box that is kept (NonMaxSuppression 11)."""
-    batches, classes, boxes = map(most, _shape(operands, 1))
+    batches, classes, boxes = map(most, shape_of_operand(operands, 1))
     limit = operands[2] if len(operands) > 2 else None
     numbers = [0] if limit is None else limit.numbers()
     each = boxes if numbers is None else min(boxes, max(numbers[0], 0))
@@ -222,7 +199,7 @@ def _best(node: onnx.NodeProto, operands: Sequence[Operand | None]) -> list[list
     if not count.late:
         return None
     shape: list[int | Found] = list(data.shape)
-    axis = _attribute(node, "axis", -1)
+    axis = attribute(node, "axis", -1)
     shape[axis] = Found("best", 0, most(data.shape[axis]))
     return [shape, shape]
 

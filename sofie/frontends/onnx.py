@@ -22,11 +22,13 @@ from xdsl.dialects.builtin import (
     ModuleOp,
 )
 
-from sofie.dialects.onnx import DOMAINS, OPSET
+from sofie.dialects import microsoft
+from sofie.dialects.onnx import DOMAINS, OPSET, op_classes
 from sofie.dialects.types import element_from_onnx, numpy_dtype
 from sofie.errors import SofieError, UnsupportedError, printable
 from sofie.frontends.dimensions import Dim, bind_dimensions, forget_placeholders, forget_types, release
 from sofie.frontends.importer import Fault, Importer, Sized, label_of
+from sofie.frontends.ml import without_strings
 from sofie.frontends.operands import needed, operand_inputs
 from sofie.sizes import Size
 from sofie.weights import Array
@@ -86,7 +88,9 @@ def import_graph(
     for graph in _inner_graphs(model.graph):
         _constants_to_initialisers(graph)
         forget_types(graph)
+        without_strings(graph)
     _constants_to_initialisers(model.graph)
+    without_strings(model.graph)
     _set_inputs(model.graph, dict(values or {}))
     known_sizes = dict(sizes or {}) | bind_dimensions(model.graph, dict(dims or {}), set(sizes or {}))
     if faults is not None:
@@ -223,7 +227,10 @@ def _check_operator(node: onnx.NodeProto, index: int) -> None:
     """Raises UnsupportedError on operators that no version of ONNX has: the converter would only assert."""
     if node.domain == "ai.onnx":
         node.domain = ""
-    if node.domain not in DOMAINS or not onnx.defs.has(node.op_type, domain=node.domain):
+    if node.domain == "" and not onnx.defs.has(node.op_type) and (microsoft.DOMAIN, node.op_type) in op_classes():
+        node.domain = microsoft.DOMAIN  # ONNX Runtime has some of its own in ONNX's domain
+    is_onnx = node.domain in DOMAINS and onnx.defs.has(node.op_type, domain=node.domain)
+    if not is_onnx and (node.domain, node.op_type) not in op_classes():
         spelled = f"{node.domain}.{node.op_type}" if node.domain else node.op_type
         raise UnsupportedError(
             f"node {label_of(node, index)!r}: operator {printable(spelled)} is not known; replace it in the model"

@@ -2,8 +2,9 @@
 
     %y = onnx.HardSwish(%x)     ->     %h = onnx.HardSigmoid(%x) ; %y = onnx.Mul(%x, %h)
 
-The body is the official one (`onnx.defs`, opset 28). Operators that have a lowering keep it: theirs is the better
-pattern. What the body needs to know of constant operands (axes, shapes) it knows.
+The body is the official one (`onnx.defs`, opset 28), or for com.microsoft ours (`frontends.microsoft`). Operators that
+have a lowering keep it: theirs is the better pattern. What the body needs to know of constant operands (axes, shapes)
+it knows.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import SSAValue
 from xdsl.passes import ModulePass
 
+from sofie.dialects.microsoft import DOMAIN as MICROSOFT
 from sofie.dialects.onnx import DOMAINS, OnnxOp
 from sofie.dialects.sofie import ExtentsOp, WeightOp
 from sofie.dialects.types import element_of, element_to_onnx, shape_of
 from sofie.errors import SofieError
 from sofie.extents import function_of, symbol_arguments
+from sofie.frontends import microsoft
 from sofie.frontends.importer import Sized
 from sofie.frontends.onnx import import_graph
 from sofie.passes.lower_onnx import rules
@@ -33,7 +36,14 @@ from sofie.sizes import Size
 DEEPEST = 8
 """Bodies hold function operators in turn; ONNX's nest three deep."""
 
-LIMITS = {("", "CenterCropPad"): "shape known when compiling"}
+LIMITS = {
+    ("", "CenterCropPad"): "shape known when compiling",
+    (MICROSOFT, "Attention"): "no past, no rotary embeddings",
+    (MICROSOFT, "DynamicQuantizeLSTM"): "inputs and states are not rounded to 8 bits",
+    (MICROSOFT, "FusedMatMul"): "no transBatchA, no transBatchB",
+    (MICROSOFT, "MultiHeadAttention"): "query, key and value of rank 3, no past",
+    (MICROSOFT, "QGemm"): "quantised results",
+}
 """What cannot be expanded, in a few words, by (domain, operator)."""
 
 
@@ -53,7 +63,8 @@ class Decompose(ModulePass):
 def _wants(op: OnnxOp) -> bool:
     known = (op.SCHEMA.domain, op.operator) in rules()
     schema: Any = op.SCHEMA  # onnx's stubs miss these members
-    return not known and (schema.has_function or schema.has_context_dependent_function)
+    of_microsoft = schema.domain == MICROSOFT
+    return not known and (of_microsoft or schema.has_function or schema.has_context_dependent_function)
 
 
 def _expand(op: OnnxOp) -> bool:
@@ -119,6 +130,8 @@ def _lists(op: OnnxOp) -> dict[str, Sized]:
 
 def _body(op: OnnxOp, node: onnx.NodeProto) -> onnx.FunctionProto | None:
     schema: Any = op.SCHEMA
+    if schema.domain == MICROSOFT:
+        return microsoft.body(node, _types(op))
     if not schema.has_context_dependent_function:
         return cast(onnx.FunctionProto, schema.function_body)
     types = [t.SerializeToString() for t in _types(op)]

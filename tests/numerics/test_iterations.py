@@ -40,8 +40,9 @@ GROWN = """(float[4] x) => (float[4] y, float[6, 4] rows, int64[6] numbers) <int
 WHILE = """(float[2] x, float limit) => (float[2] y, int64 n) <int64 zero = {0}, bool c = {1}> {
   y, n = Loop (, c, x, zero) <body = b (int64 i, bool ci, float[2] a, int64 k) => (bool co, float[2] p, int64 l)
     <int64 one = {1}> { p = Add (a, a) l = Add (k, one) s = ReduceMax <keepdims = 0> (p) co = Less (s, limit) }> }"""
-ENDED = """(float[2] x, float limit, bool c) => (float[2] y, float[n, 2] rows) <int64 m = {9}> {
-  y, rows = Loop (m, c, x) <body = b (int64 i, bool ci, float[2] a) => (bool co, float[2] p, float[2] r) {
+ENDED = """(float[2] x, float limit, bool c) => (float[2] y, float[n, 2] rows, float[n] tops) <int64 m = {9}> {
+  y, rows, tops = Loop (m, c, x) <body = b (int64 i, bool ci, float[2] a)
+    => (bool co, float[2] p, float[2] r, float s) {
     p = Add (a, a) r = Neg (p) s = ReduceMax <keepdims = 0> (p) co = Less (s, limit) }> }"""
 COUNTED = """(float[2] x, int64 m) => (float[2] y) <bool c = {1}> {
   y = Loop (m, c, x) <body = b (int64 i, bool ci, float[2] a) => (bool co, float[2] p) {

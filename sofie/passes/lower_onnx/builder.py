@@ -15,7 +15,7 @@ from operator import index
 import numpy as np
 from xdsl.builder import Builder
 from xdsl.dialects import arith, tensor
-from xdsl.dialects.builtin import DYNAMIC_INDEX, ArrayAttr, IndexType, IntegerAttr, i64
+from xdsl.dialects.builtin import DYNAMIC_INDEX, IndexType, i64
 from xdsl.dialects.utils import split_dynamic_index_list
 from xdsl.ir import Attribute, Block, BlockArgument, Operation, SSAValue
 from xdsl.ir.affine import AffineExpr, AffineMap
@@ -27,6 +27,7 @@ from sofie.dialects.types import element_of, is_float, is_unsigned, shape_of, si
 from sofie.dialects.types import tensor as tensor_type
 from sofie.errors import SofieError, UnsupportedError
 from sofie.passes.lower_onnx.scalars import Scalars, constant_op
+from sofie.reshapes import listed, reshape_op, reshape_steps
 from sofie.weights import Array
 
 Fn = Callable[..., SSAValue]
@@ -208,7 +209,7 @@ class Lowering:
         """A `linalg.generic`; `fn(scalars, args)` returns one scalar an output."""
         reading = self.unsigned if unsigned is None else unsigned
         if not structured.extents_agree([*inputs, *outputs], maps):
-            shapes = " and ".join(_listed(shape_of(v)) for v in [*inputs, *outputs])
+            shapes = " and ".join(listed(shape_of(v)) for v in [*inputs, *outputs])
             raise SofieError(f"tensors of shapes {shapes} do not fit together")
 
         def body(builder: Builder, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
@@ -319,7 +320,7 @@ class Lowering:
             return self.empty(new, element_of(x))
         if math.prod(old) != math.prod(new):
             raise SofieError(
-                f"a reshape of {_listed(old)} to {_listed(new)} does not keep the number of elements: "
+                f"a reshape of {listed(old)} to {listed(new)} does not keep the number of elements: "
                 "the model was exported for one size; export it with a free dimension"
             )
         if not old or not new:  # a scalar: reassociations have no form for it
@@ -436,66 +437,3 @@ def _partial_sums(shape: Sequence[int], axes: Sequence[int]) -> int:
     if not sizes.is_static([extent]) or math.prod(sizes.most(shape[a]) for a in axes) <= SHORT_SUM:
         return 1
     return next((k for k in PARTS if extent % k == 0), 1)
-
-
-Step = tuple[str, tuple[int, ...], list[list[int]]]
-"""("collapse" or "expand", resulting shape, reassociation)."""
-
-
-def reshape_steps(old: Sequence[int], new: Sequence[int]) -> list[Step]:
-    """The views that turn shape `old` into `new`: collapse, then expand, as needed.
-
-    Both have rank 1 at least and equal, nonzero element counts. Raises UnsupportedError where run-time sizes hide how
-    their axes correspond.
-    """
-    groups: list[tuple[list[int], list[int]]] = []
-    i = j = 0
-    while i < len(old) or j < len(new):
-        a, b = ([i], [j]) if i < len(old) and j < len(new) else ([], [])
-        if not a:  # trailing extents of 1 join the last group
-            groups[-1][0].extend(range(i, len(old)))
-            groups[-1][1].extend(range(j, len(new)))
-            break
-        size_a, size_b = old[i], new[j]
-        i, j = i + 1, j + 1
-        while size_a != size_b:
-            shorter_old = sizes.most(size_a) < sizes.most(size_b)
-            if (i if shorter_old else j) == len(old if shorter_old else new):
-                raise UnsupportedError(f"a reshape of {_listed(old)} to {_listed(new)} needs sizes that are numbers")
-            if shorter_old:
-                size_a *= old[i]
-                a.append(i)
-                i += 1
-            else:
-                size_b *= new[j]
-                b.append(j)
-                j += 1
-        groups.append((a, b))
-    middle = tuple(math.prod(old[k] for k in a) for a, _ in groups)
-    steps: list[Step] = []
-    if middle != tuple(old):
-        steps.append(("collapse", middle, [a for a, _ in groups]))
-    if middle != tuple(new):
-        steps.append(("expand", tuple(new), [b for _, b in groups]))
-    return steps
-
-
-def _listed(shape: Sequence[int]) -> str:
-    return f"({', '.join(map(str, shape))})"
-
-
-def reassociation(groups: Sequence[Sequence[int]]) -> ArrayAttr[ArrayAttr[IntegerAttr]]:
-    """The attribute of `collapse_shape` and `expand_shape`."""
-    return ArrayAttr([ArrayAttr([IntegerAttr(d, i64) for d in group]) for group in groups])
-
-
-def reshape_op(x: SSAValue, step: Step, before: Operation) -> Operation:
-    """One `tensor.collapse_shape` or `tensor.expand_shape`; what it needs of sizes is computed just before an op."""
-    kind, shape, groups = step
-    result = tensor_type(element_of(x), shape)
-    if kind == "expand":
-        dynamic = extents.values(shape, before)
-        return tensor.ExpandShapeOp(x, dynamic, reassociation(groups), list(result.get_shape()), result)
-    return tensor.CollapseShapeOp.build(
-        operands=[x], result_types=[result], properties={"reassociation": reassociation(groups)}
-    )

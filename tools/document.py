@@ -37,7 +37,7 @@ that the dialect knows.
   operators that ask for a shape always are.
 - *types*: of the first operand (the first result, where there is none), as ONNX allows them and C++ code can hold them.
   Every other operand and result has to have such a type as well: no text, no sequences, no 16-bit floats.
-- *limits*: what is declined beyond that. All shapes have to be known when compiling.
+- *limits*: what is declined beyond that. Sizes may be those of the run, within bounds.
 - *tests*: those of `onnx.backend.test` that use this operator alone, passed and all; those whose result was known when
   compiling are apart.
 

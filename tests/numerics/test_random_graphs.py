@@ -41,7 +41,7 @@ def assert_close(got: np.ndarray, double: np.ndarray, single: np.ndarray, what: 
 
     A float64 result may be as far off in its own ULP. Integers and booleans are exact.
     """
-    assert got.shape == double.shape, what
+    assert got.shape == double.shape, f"{what}: shape {got.shape} where {double.shape} is right"
     if double.dtype.kind != "f":
         assert got.dtype == double.dtype, what
         np.testing.assert_array_equal(got, double, err_msg=what)

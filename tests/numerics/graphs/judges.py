@@ -1,4 +1,4 @@
-"""What a node means, in a chosen precision: onnx.reference, and numpy where that lacks the operator."""
+"""What a node means, in a chosen precision: onnx.reference, and numpy where that lacks the operator or is wrong."""
 
 from __future__ import annotations
 
@@ -66,7 +66,23 @@ def evaluate(node: onnx.NodeProto, values: Arrays) -> list[np.ndarray]:
         made = ReferenceEvaluator(helper.make_model(graph, opset_imports=versions)).run(None, dict(values))
     except Exception as error:
         raise SofieError(f"onnx.reference fails on {node.op_type}: {error}") from error
-    return [np.asarray(r) for r in made]
+    return _stacked(node, made) if node.op_type == "Loop" else [np.asarray(r) for r in made]
+
+
+def _stacked(loop: onnx.NodeProto, results: list[np.ndarray]) -> list[np.ndarray]:
+    """What iterations add along an axis of their own: the reference joins them along the first of each."""
+    carried, (body,) = len(loop.input) - 2, (a.g for a in loop.attribute if a.name == "body")
+    shapes = [[d.dim_value for d in v.type.tensor_type.shape.dim] for v in body.output[1 + carried :]]
+    added = [np.reshape(r, (-1, *shape)) for r, shape in zip(results[carried:], shapes, strict=True)]
+    return [*(np.asarray(r) for r in results[:carried]), *added]
+
+
+def lrn(x: np.ndarray, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0) -> np.ndarray:
+    """The reference sums as many channels as the batch has images, and takes no other rank than 4."""
+    squares = np.zeros_like(x)
+    for c in range(x.shape[1]):
+        squares[:, c] = (x[:, max(c - (size - 1) // 2, 0) : c + size // 2 + 1] ** 2).sum(1)
+    return x / (np.asarray(bias, x.dtype) + np.asarray(alpha / size, x.dtype) * squares) ** np.asarray(beta, x.dtype)
 
 
 def mean_variance_normalization(x: np.ndarray, axes: Sequence[int] = (0, 2, 3)) -> np.ndarray:
@@ -104,10 +120,31 @@ def multinomial(x: np.ndarray, sample_size: int = 1, dtype: int = TensorProto.IN
     return np.repeat(x.argmax(1)[:, None], sample_size, axis=1).astype(kind)
 
 
+def q_linear_conv(
+    x: np.ndarray,
+    x_scale: np.ndarray,
+    x_zero: np.ndarray,
+    w: np.ndarray,
+    w_scale: np.ndarray,
+    w_zero: np.ndarray,
+    y_scale: np.ndarray,
+    y_zero: np.ndarray,
+    **how: object,
+) -> np.ndarray:
+    """Rounded before the zero point is added; the reference rounds after it, which parts them halfway."""
+    conv = helper.make_node("Conv", ["x", "w"], ["y"], **how)
+    operands = [np.asarray(a.astype(np.float64) - zero) for a, zero in ((x, x_zero), (w, w_zero))]
+    (total,) = evaluate_node(conv, operands, dict(DOMAINS))
+    rounded = np.rint(total * (float(x_scale) * float(w_scale) / float(y_scale))) + int(y_zero)
+    return rounded.clip(np.iinfo(y_zero.dtype).min, np.iinfo(y_zero.dtype).max).astype(y_zero.dtype)
+
+
 OWN: dict[str, Callable[..., np.ndarray]] = {
     "GlobalLpPool": global_lp_pool,
+    "LRN": lrn,
     "MaxRoiPool": max_roi_pool,
     "MeanVarianceNormalization": mean_variance_normalization,
     "Multinomial": multinomial,
+    "QLinearConv": q_linear_conv,
 }
-"""Operators that onnx.reference lacks, or knows in one precision only."""
+"""Operators that onnx.reference lacks, has wrong, or knows in one precision only."""

@@ -141,7 +141,8 @@ for _operator in ("MaxPool", "AveragePool", "LpPool"):
 
 def global_pool(operator: str) -> Row:
     def row(g: Graph) -> None:
-        x = g.value(*BOTH, rank=(3, 5), fits=lambda s: min(s) > 0)
+        ranks = (4, 4) if operator == "GlobalMaxPool" else (3, 5)  # the reference pools over two axes
+        x = g.value(*BOTH, rank=ranks, fits=lambda s: min(s) > 0)
         g.node(operator, [x], **({"p": g.one_of(1, 2, 3)} if operator == "GlobalLpPool" else {}))
 
     return row
@@ -153,8 +154,8 @@ for _operator in ("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"):
 
 @draws("LRN")
 def lrn(g: Graph) -> None:
-    x = g.value(rank=(4, 4), fits=lambda s: 0 < min(s) and max(s) < 14)
-    g.node("LRN", [x], size=g.one_of(*(n for n in (1, 3, 5) if n // 2 < g.shape(x)[1])), alpha=0.1, beta=0.75, bias=1.0)
+    x = g.value(rank=(3, 4), fits=lambda s: 0 < min(s) and max(s) < 14)
+    g.node("LRN", [x], size=g.one_of(1, 3, 5), alpha=0.1, beta=0.75, bias=1.0)
 
 
 @draws("MaxUnpool")

@@ -58,6 +58,9 @@ def assert_close(got: np.ndarray, double: np.ndarray, single: np.ndarray, what: 
 
 LEFT_OUT = st.lists(st.sampled_from(pipeline.optional_passes()), unique=True, max_size=5)
 CPUS = st.sampled_from(["scalar", "portable", native().name])
+COMPILED, INTERPRETED = 2, 3
+EXAMPLES = COMPILED + INTERPRETED
+"""How many graphs are drawn that begin with an operator: compiled, at a level, and in all."""
 EACH = pytest.mark.parametrize("operator", OPERATORS, ids=[spelled(*key) for key in OPERATORS])
 
 
@@ -66,7 +69,7 @@ EACH = pytest.mark.parametrize("operator", OPERATORS, ids=[spelled(*key) for key
 def test_compiled_graph_agrees_with_the_reference(operator: Key) -> None:
     """A wrong lowering, fusion, destination, loop or printed expression."""
 
-    @examples(2)
+    @examples(COMPILED)
     @given(models(first=operator), LEFT_OUT, CPUS, st.integers(0, 3))
     def agrees(drawn: Drawn, without: list[str], cpu: str, tile: int) -> None:
         passes = f"fuse,lower{{tile={tile}}}"
@@ -81,7 +84,7 @@ def test_compiled_graph_agrees_with_the_reference(operator: Key) -> None:
 def test_every_level_means_what_the_model_means(operator: Key) -> None:
     """A pass that is only right together with what comes behind it."""
 
-    @examples(3)
+    @examples(INTERPRETED)
     @given(models(first=operator, most=4), LEFT_OUT, st.sampled_from(LEVELS))
     def agrees(drawn: Drawn, without: list[str], spec: str) -> None:
         check(drawn, at_level(drawn, spec, without), f"after {spec!r} without {without}")

@@ -58,7 +58,7 @@ def assert_close(got: np.ndarray, double: np.ndarray, single: np.ndarray, what: 
 
 LEFT_OUT = st.lists(st.sampled_from(pipeline.optional_passes()), unique=True, max_size=5)
 CPUS = st.sampled_from(["scalar", "portable", native().name])
-COMPILED, INTERPRETED = 2, 3
+COMPILED, INTERPRETED = 2, 5
 EXAMPLES = COMPILED + INTERPRETED
 """How many graphs are drawn that begin with an operator: compiled, at a level, and in all."""
 EACH = pytest.mark.parametrize("operator", OPERATORS, ids=[spelled(*key) for key in OPERATORS])

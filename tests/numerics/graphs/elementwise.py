@@ -139,7 +139,6 @@ def swi_glu(g: Graph) -> None:
     g.node("SwiGLU", [x, g.operand(*g.shape(x))], alpha=g.one_of(1.0, 0.5))
 
 
-
 @draws("BitShift")
 def bit_shift(g: Graph) -> None:
     x = g.value(*UNSIGNED)
@@ -177,7 +176,11 @@ def power(g: Graph) -> None:
     if g.kind(x) in FLOATS:
         exponent = g.given(np.asarray(g.rng.integers(-8, 9, g.shape(x)[1:]) / 4, g.one_of("float32", "float64")))
         if g.flag():
-            g.node("Pow", [g.bounded(x), g.constant(np.array(g.integer(1, 3), g.one_of("float32", "int64")))], kind=g.kind(x))
+            g.node(
+                "Pow",
+                [g.bounded(x), g.constant(np.array(g.integer(1, 3), g.one_of("float32", "int64")))],
+                kind=g.kind(x),
+            )
         else:
             g.node("Pow", [g.squared(x), exponent], kind=g.kind(x))
     else:

@@ -27,6 +27,8 @@ LARGEST = 1000
 """Elements a value may have before the graph stops growing from it."""
 HIGHEST = 1e12
 """The largest magnitude of a float: beyond it, float32 and float64 part."""
+UNFOLDED = 5000
+"""Elements that make a value too large to be evaluated when a model is read."""
 EXTENTS = (1, 2, 3, 4, 5, 6, 9, 13)
 FLOATS = ("float32", "float64")
 SIGNED = ("int8", "int16", "int32", "int64")
@@ -126,7 +128,9 @@ class Graph:
 
         def usable(v: Value) -> bool:
             low, high = rank
-            return v.open and v.kind == kind and low <= len(v.shape) <= high and fits(v.shape) and (v.exact or not exact)
+            return (
+                v.open and v.kind == kind and low <= len(v.shape) <= high and fits(v.shape) and (v.exact or not exact)
+            )
 
         names = [name for name, v in self.values.items() if usable(v)]
         if names and self.integer(0, 4):
@@ -234,6 +238,10 @@ class Graph:
         x = self.bounded(x)
         return self.node("Add", [self.node("Mul", [x, x]), self.constant(np.array(0.25, self.kind(x)))])
 
+    def part(self, x: str, start: int, count: int) -> str:
+        """`count` elements of a vector."""
+        return self.node("Slice", [x, self.ints(start), self.ints(start + count)])
+
     def node(self, operator: str, inputs: Sequence[str], **how: object) -> str:
         """A node of one result, or the first result of one."""
         return self.nodes_of(operator, inputs, **how)[0]
@@ -274,7 +282,9 @@ class Graph:
         for single, double in zip(*widths, strict=True):
             if not np.all(np.abs(double) <= HIGHEST) and double.dtype.kind == "f":
                 raise Declined(f"{label}: a result is as large as {np.abs(double).max()}")
-            assert double.dtype.kind == "f" or np.array_equal(single, double), f"{label} jumps where numbers are rounded"
+            assert double.dtype.kind == "f" or np.array_equal(single, double), (
+                f"{label} jumps where numbers are rounded"
+            )
         for name, single, double in zip(names, *widths, strict=True):
             plain = double.dtype.kind != "f"
             known = plain or (exact and np.array_equal(single, double))

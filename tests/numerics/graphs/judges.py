@@ -59,7 +59,9 @@ def evaluate(node: onnx.NodeProto, values: Arrays) -> list[np.ndarray]:
     inside = any(a.type == onnx.AttributeProto.GRAPH for a in node.attribute)
     if not inside:
         return evaluate_node(node, [values[n] if n else None for n in node.input], dict(DOMAINS))
-    takes = [helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in values.items()]
+    takes = [
+        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in values.items()
+    ]
     graph = helper.make_graph([node], "node", takes, [onnx.ValueInfoProto(name=n) for n in node.output])
     versions = [helper.make_opsetid(*domain) for domain in DOMAINS.items()]
     try:
@@ -106,7 +108,9 @@ def max_roi_pool(x: np.ndarray, rois: np.ndarray, pooled_shape: list[int], spati
         extents = max(bottom - top + 1, 1), max(right - left + 1, 1)
         for place in np.ndindex(*pooled_shape):
             span = []
-            for start, extent, most, bins, i in zip((top, left), extents, x.shape[2:], pooled_shape, place, strict=True):
+            for start, extent, most, bins, i in zip(
+                (top, left), extents, x.shape[2:], pooled_shape, place, strict=True
+            ):
                 low, high = i * extent // bins + start, -(-(i + 1) * extent // bins) + start
                 span.append(slice(min(max(low, 0), most), min(max(high, 0), most)))
             part = x[int(image), :, span[0], span[1]]

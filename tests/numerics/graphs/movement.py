@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 from hypothesis import strategies as st
+from onnx import numpy_helper
 
-from tests.numerics.graphs.graph import ALL, FLOATS, Graph, code
+from tests.numerics.graphs.graph import ALL, FLOATS, UNFOLDED, Graph, code
 from tests.numerics.graphs.registry import draws
 
 
@@ -237,19 +238,17 @@ def eye_like(g: Graph) -> None:
 
 @draws("Range")
 def range_(g: Graph) -> None:
-    """Of a limit that only the run tells its size is bounded by nothing, so start, end and step are known."""
-    kind = g.one_of("float32", "int32", "int64")
-    start, count, step = g.integer(-3, 3), g.integer(1, 9), g.one_of(1, 2, -1)
-    ends = [g.constant(np.array(v, kind)) for v in (start, start + count * step, step)]
-    made = g.node("Range", ends)
-    g.node("Add", [made, g.feed(g.random((count,), kind))])
+    """Part of a range that is too long to be folded; its ends are known, since its size follows from them."""
+    kind, x = g.one_of("float32", "int32", "int64"), g.integer(1, 9)
+    start, count, step = g.integer(-3, 3), UNFOLDED + g.integer(0, 9), g.one_of(1, 2, -1)
+    made = g.node("Range", [g.constant(np.array(v, kind)) for v in (start, start + count * step, step)])
+    g.node("Add", [g.part(made, g.one_of(0, count - x), x), g.fresh((x,), kind)])
 
 
 @draws("ConstantOfShape")
 def constant_of_shape(g: Graph) -> None:
-    from onnx import numpy_helper
-
-    x = g.value("float32", "int64")
+    """Part of a constant that is too large to be folded."""
+    x = g.fresh((g.integer(1, 9),), g.one_of("float32", "int64", "uint8"))
     value = numpy_helper.from_array(np.array([3], g.kind(x)))
-    made = g.node("ConstantOfShape", [g.ints(*g.shape(x))], value=value)
-    g.node("Sub", [x, made])
+    made = g.node("ConstantOfShape", [g.ints(UNFOLDED)], value=value)
+    g.node("Sub", [x, g.part(made, UNFOLDED - g.shape(x)[0], g.shape(x)[0])])

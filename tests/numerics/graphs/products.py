@@ -65,7 +65,9 @@ def det(g: Graph) -> None:
 def image(g: Graph, low: int = 3, high: int = 5, least: int = 1, kind: str = "float32") -> str:
     """A batch of channels over one to three axes, not too long."""
     shape = (2, 3, 4, 5, 4)[:high] if least < 5 else (1, 2, 5, 6)
-    return g.value(kind, rank=(low, high), fits=lambda s: min(s) > 0 and min(s[2:]) >= least and max(s) < 14, shape=shape)
+    return g.value(
+        kind, rank=(low, high), fits=lambda s: min(s) > 0 and min(s[2:]) >= least and max(s) < 14, shape=shape
+    )
 
 
 def window(g: Graph, extents: tuple[int, ...]) -> dict[str, list[int]]:
@@ -182,5 +184,3 @@ def col2im(g: Graph) -> None:
     if columns.startswith("w"):
         columns = g.feed(g.array(columns))
     g.node("Col2Im", [columns, g.ints(*image_shape), g.ints(*block)], strides=strides)
-
-

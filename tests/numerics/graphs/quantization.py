@@ -31,7 +31,9 @@ def quantize(g: Graph) -> None:
     x = g.value(rank=(0, 4), exact=True)
     kind, axis = g.one_of(*SMALL), g.integer(0, max(g.rank(x) - 1, 0))
     shape = g.shape(x)[axis : axis + 1] if g.flag() else ()
-    g.node("QuantizeLinear", [x, scale(g, *shape), zero(g, kind, *shape)], axis=axis if shape else 0 if g.rank(x) else 1)
+    g.node(
+        "QuantizeLinear", [x, scale(g, *shape), zero(g, kind, *shape)], axis=axis if shape else 0 if g.rank(x) else 1
+    )
 
 
 @draws("DequantizeLinear")

@@ -17,13 +17,17 @@ KINDS = ("float32", "float64")
 @draws("RandomNormal")
 def normal(g: Graph) -> None:
     kind = g.one_of(*KINDS)
-    g.node("RandomNormal", [], shape=[g.integer(1, 5), g.integer(1, 5)], mean=1.5, scale=0.0, dtype=code(kind), kind=kind)
+    g.node(
+        "RandomNormal", [], shape=[g.integer(1, 5), g.integer(1, 5)], mean=1.5, scale=0.0, dtype=code(kind), kind=kind
+    )
 
 
 @draws("RandomUniform")
 def uniform(g: Graph) -> None:
     kind = g.one_of(*KINDS)
-    g.node("RandomUniform", [], shape=[g.integer(1, 5), g.integer(1, 5)], low=0.75, high=0.75, dtype=code(kind), kind=kind)
+    g.node(
+        "RandomUniform", [], shape=[g.integer(1, 5), g.integer(1, 5)], low=0.75, high=0.75, dtype=code(kind), kind=kind
+    )
 
 
 @draws("RandomNormalLike")

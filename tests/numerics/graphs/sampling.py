@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tests.numerics.graphs.graph import Graph
+from tests.numerics.graphs.graph import UNFOLDED, Graph
 from tests.numerics.graphs.registry import Row, draws, enter
 
 
@@ -27,7 +27,9 @@ def resize(g: Graph) -> None:
 def grid_sample(g: Graph) -> None:
     x = g.value(rank=(3, 5), fits=small)
     batch, _, *spatial = g.shape(x)
-    grid = g.given(g.rng.uniform(-1.3, 1.3, (batch, *(g.integer(1, 4) for _ in spatial), len(spatial))).astype(np.float32))
+    grid = g.given(
+        g.rng.uniform(-1.3, 1.3, (batch, *(g.integer(1, 4) for _ in spatial), len(spatial))).astype(np.float32)
+    )
     g.node("GridSample", [x, grid], mode=g.one_of("nearest", "linear"), padding_mode=g.one_of("zeros", "border"))
 
 
@@ -86,15 +88,27 @@ def stft(g: Graph) -> None:
 
 
 def window(operator: str) -> Row:
-    """As long as an input of the model; what is known when reading is folded."""
+    """Part of a window that is too long to be folded."""
 
     def row(g: Graph) -> None:
-        x = g.fresh((g.integer(2, 13),))
-        made = g.node(operator, [g.constant(np.array(g.shape(x)[0]))], periodic=int(g.flag()), output_datatype=1)
-        g.node("Mul", [made, x])
+        size, x = UNFOLDED + g.integer(0, 9), g.fresh((g.integer(2, 13),))
+        made = g.node(operator, [g.constant(np.array(size))], periodic=int(g.flag()), output_datatype=1)
+        start = g.one_of(0, size // 3, size - g.shape(x)[0])
+        g.node("Mul", [g.part(made, start, g.shape(x)[0]), x])
 
     return row
 
 
 for _operator in ("HannWindow", "HammingWindow", "BlackmanWindow"):
     enter(_operator, window(_operator))
+
+
+@draws("MelWeightMatrix")
+def mel_weight_matrix(g: Graph) -> None:
+    """Some columns of a matrix that is too large to be folded."""
+    bins, length, rate, low, high = 80, g.one_of(128, 400), 16000, g.one_of(0.0, 20.0), 8000.0
+    numbers = [g.constant(np.array(n)) for n in (bins, length, rate)]
+    edges = [g.constant(np.array(e, np.float32)) for e in (low, high)]
+    made, start = g.node("MelWeightMatrix", [*numbers, *edges]), g.integer(0, bins - 4)
+    columns = g.node("Slice", [made, g.ints(start), g.ints(start + 3), g.ints(1)])
+    g.node("Mul", [columns, g.fresh((3,))])

@@ -37,15 +37,27 @@ def scaled(g: Graph, *shape: int) -> str:
 @draws("Attention")
 def attention(g: Graph) -> None:
     batch, heads, queries, keys, size, width = (g.integer(1, n) for n in (2, 3, 4, 5, 4, 3))
-    q, k, v = g.fresh((batch, heads, queries, size)), scaled(g, batch, heads, keys, size), g.operand(batch, heads, keys, width)
-    mask = [g.given(g.one_of(g.random((queries, keys), "float32"), np.tri(queries, keys, 1).astype(bool)))] if g.flag() else []
+    q, k, v = (
+        g.fresh((batch, heads, queries, size)),
+        scaled(g, batch, heads, keys, size),
+        g.operand(batch, heads, keys, width),
+    )
+    mask = (
+        [g.given(g.one_of(g.random((queries, keys), "float32"), np.tri(queries, keys, 1).astype(bool)))]
+        if g.flag()
+        else []
+    )
     g.node("Attention", [q, k, v, *mask], is_causal=int(g.flag()), softcap=g.one_of(0.0, 2.0))
 
 
 @draws("FlexAttention", domain=PREVIEW)
 def flex_attention(g: Graph) -> None:
     batch, heads, queries, keys, size = (g.integer(1, n) for n in (2, 3, 4, 5, 4))
-    feeds = [g.fresh((batch, heads, queries, size)), scaled(g, batch, heads, keys, size), g.operand(batch, heads, keys, 3)]
+    feeds = [
+        g.fresh((batch, heads, queries, size)),
+        scaled(g, batch, heads, keys, size),
+        g.operand(batch, heads, keys, 3),
+    ]
     ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [None] * 4) for n in "ab"]
     nodes = [N("Mul", ["a", "half"], ["b"])]
     halved = helper.make_graph(nodes, "halved", ends[:1], ends[1:], [numpy_helper.from_array(np.float32(0.5), "half")])
@@ -100,7 +112,9 @@ def ngrams(g: Graph) -> None:
 def body(nodes: list[NodeProto], takes: dict[str, tuple], gives: dict[str, tuple], **weights: np.ndarray) -> GraphProto:
     """A graph; `takes` and `gives` tell element type and shape by name."""
     ends = [[helper.make_tensor_value_info(n, *how) for n, how in side.items()] for side in (takes, gives)]
-    return helper.make_graph(nodes, "body", *ends, [numpy_helper.from_array(np.asarray(a), n) for n, a in weights.items()])
+    return helper.make_graph(
+        nodes, "body", *ends, [numpy_helper.from_array(np.asarray(a), n) for n, a in weights.items()]
+    )
 
 
 def floats(shape: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:

@@ -17,8 +17,21 @@ from tests.numerics import rows
 from tests.numerics.rows import Row, row
 
 NAN, INF = np.nan, np.inf
-X = np.array([[1, NAN, -2, INF], [-INF, 0, -0.0, 3], [NAN, NAN, NAN, NAN], [-INF, -INF, -INF, -INF]], np.float32)
-Z = np.array([[NAN, 2, -3, 1], [INF, -0.0, 0, NAN], [1, INF, -INF, NAN], [-INF, INF, 5, -5]], np.float32)
+X, Z = (
+    np.array([[float(n) for n in line.split()] for line in text.splitlines() if line.strip()], np.float32)
+    for text in (
+        """1 nan -2 inf
+        -inf 0 -0.0 3
+        nan nan nan nan
+        -inf -inf -inf -inf
+        5 -7 4 2""",
+        """nan 2 -3 1
+        inf -0.0 0 nan
+        1 inf -inf nan
+        -inf inf 5 -5
+        2 4 -4 0.5""",
+    )
+)
 AXIS = {"a": np.array([1])}
 
 

@@ -37,12 +37,12 @@ def counts() -> Counter[Key]:
     """The nodes of all graphs that the standard run would draw."""
     found: Counter[Key] = Counter()
     for operator in OPERATORS:
-        for examples, most in ((COMPILED, 6), (INTERPRETED, 4)):
-            _count(found, operator, examples, most)
+        for examples in (COMPILED, INTERPRETED):
+            _count(found, operator, examples)
     return found
 
 
-def _count(found: Counter[Key], operator: Key, examples: int, most: int) -> None:
+def _count(found: Counter[Key], operator: Key, examples: int) -> None:
     @settings(
         max_examples=examples,
         deadline=None,
@@ -51,7 +51,7 @@ def _count(found: Counter[Key], operator: Key, examples: int, most: int) -> None
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @given(models(first=operator, most=most))
+    @given(models(first=operator, most=4))
     def count(drawn: Drawn) -> None:
         found.update(drawn.operators)
 

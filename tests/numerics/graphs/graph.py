@@ -53,7 +53,7 @@ class Declined(Exception):
 
 @dataclass(frozen=True)
 class Value:
-    """A value in both widths. `exact`: no rounding went into it. `open`: other nodes may be drawn on it."""
+    """A value in both widths. `exact`: no rounding went into it. `open`: other nodes may be drawn on it (none is empty)."""
 
     single: np.ndarray
     double: np.ndarray
@@ -288,7 +288,7 @@ class Graph:
         for name, single, double in zip(names, *widths, strict=True):
             plain = double.dtype.kind != "f"
             known = plain or (exact and np.array_equal(single, double))
-            small = double.size <= LARGEST and not found
+            small = 0 < double.size <= LARGEST and not found
             self.values[name] = Value(single, double, str(double.dtype) if plain else kind, known, small)
         self.nodes.append(node)
         return names

@@ -52,10 +52,11 @@ def _convert_graph(graph: onnx.GraphProto, width: str) -> None:
 
 def evaluate(node: onnx.NodeProto, values: Arrays) -> list[np.ndarray]:
     """The results of a node; `values` may hold what only graphs inside it read. Raises SofieError where it fails."""
-    if node.op_type in OWN:
+    own = OWN.get((node.domain, node.op_type))
+    if own is not None:
         operands = [values[n] if n else None for n in node.input]
         how = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        return [np.asarray(OWN[node.op_type](*operands, **how))]
+        return [np.asarray(own(*operands, **how))]
     inside = any(a.type == onnx.AttributeProto.GRAPH for a in node.attribute)
     if not inside:
         return evaluate_node(node, [values[n] if n else None for n in node.input], dict(DOMAINS))
@@ -139,16 +140,36 @@ def q_linear_conv(
     conv = helper.make_node("Conv", ["x", "w"], ["y"], **how)
     operands = [np.asarray(a.astype(np.float64) - zero) for a, zero in ((x, x_zero), (w, w_zero))]
     (total,) = evaluate_node(conv, operands, dict(DOMAINS))
-    rounded = np.rint(total * (float(x_scale) * float(w_scale) / float(y_scale))) + int(y_zero)
-    return rounded.clip(np.iinfo(y_zero.dtype).min, np.iinfo(y_zero.dtype).max).astype(y_zero.dtype)
+    return _requantized(total, float(x_scale) * float(w_scale) / float(y_scale), y_zero)
 
 
-OWN: dict[str, Callable[..., np.ndarray]] = {
-    "GlobalLpPool": global_lp_pool,
-    "LRN": lrn,
-    "MaxRoiPool": max_roi_pool,
-    "MeanVarianceNormalization": mean_variance_normalization,
-    "Multinomial": multinomial,
-    "QLinearConv": q_linear_conv,
+def q_linear_matmul(
+    a: np.ndarray,
+    a_scale: np.ndarray,
+    a_zero: np.ndarray,
+    b: np.ndarray,
+    b_scale: np.ndarray,
+    b_zero: np.ndarray,
+    y_scale: np.ndarray,
+    y_zero: np.ndarray,
+) -> np.ndarray:
+    """As the convolution."""
+    total = (a.astype(np.int64) - a_zero) @ (b.astype(np.int64) - b_zero)
+    return _requantized(total, float(a_scale) * float(b_scale) / float(y_scale), y_zero)
+
+
+def _requantized(total: np.ndarray, scale: float, zero: np.ndarray) -> np.ndarray:
+    rounded = np.rint(total * scale) + int(zero)
+    return rounded.clip(np.iinfo(zero.dtype).min, np.iinfo(zero.dtype).max).astype(zero.dtype)
+
+
+OWN: dict[tuple[str, str], Callable[..., np.ndarray]] = {
+    ("", "GlobalLpPool"): global_lp_pool,
+    ("", "LRN"): lrn,
+    ("", "MaxRoiPool"): max_roi_pool,
+    ("", "MeanVarianceNormalization"): mean_variance_normalization,
+    ("", "Multinomial"): multinomial,
+    ("", "QLinearConv"): q_linear_conv,
+    ("", "QLinearMatMul"): q_linear_matmul,
 }
-"""Operators that onnx.reference lacks, has wrong, or knows in one precision only."""
+"""Operators that onnx.reference lacks, has wrong, or knows in one precision only, by domain and name."""

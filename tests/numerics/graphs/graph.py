@@ -53,7 +53,10 @@ class Declined(Exception):
 
 @dataclass(frozen=True)
 class Value:
-    """A value in both widths. `exact`: no rounding went into it. `open`: other nodes may be drawn on it (none is empty)."""
+    """A value in both widths.
+
+    `exact`: no rounding went into it. `open`: other nodes may be drawn on it; it is neither empty nor large.
+    """
 
     single: np.ndarray
     double: np.ndarray

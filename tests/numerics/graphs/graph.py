@@ -21,7 +21,6 @@ from tests.numerics.graphs.judges import evaluate, in_precision
 
 Draw = Callable[[st.SearchStrategy], object]
 Fits = Callable[[tuple[int, ...]], bool]
-Kinds = Sequence[str]
 
 LARGEST = 1000
 """Elements a value may have before the graph stops growing from it."""

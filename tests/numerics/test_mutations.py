@@ -86,7 +86,7 @@ def test_a_wrong_lowering_is_seen(operator: Key, fault: str, monkeypatch: pytest
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    @given(models(first=operator))
+    @given(models(first=[operator]))
     def agrees(drawn: Drawn) -> None:
         try:
             results = at_level(drawn, "decompose,lower-onnx")

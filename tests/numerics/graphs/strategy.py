@@ -37,9 +37,9 @@ class Drawn:
 
 
 @st.composite
-def models(draw: Draw, operators: Sequence[Key] = (), most: int = 6, first: Key | None = None) -> Drawn:
-    """A valid model of nodes of these operators (all there are); `first` is one of them for certain."""
-    seed = [*draw(st.binary(min_size=8, max_size=8)), zlib.crc32(str(first).encode())]
+def models(draw: Draw, operators: Sequence[Key] = (), most: int = 6, first: Sequence[Key] = ()) -> Drawn:
+    """A valid model of nodes of these operators (all there are); it begins with `first`."""
+    seed = [*draw(st.binary(min_size=8, max_size=8)), zlib.crc32(str(list(first)).encode())]
     g = Graph(draw, np.random.default_rng(seed))
     for _ in range(draw(st.integers(1, 2))):
         shape = g.rng.choice(EXTENTS, g.one_of(0, 1, 2, 3, 3, 4, 4)).tolist()
@@ -49,7 +49,7 @@ def models(draw: Draw, operators: Sequence[Key] = (), most: int = 6, first: Key 
     table = sorted(operators or ROWS)
     order = [table[k] for k in g.rng.permutation(len(table))]
     steps = [draw(st.integers(0, len(order) - 1)) for _ in range(draw(st.integers(2, most)))]
-    for key in [*([first] if first else []), *(order[k] for k in steps)]:
+    for key in [*first, *(order[k] for k in steps)]:
         g.rng = np.random.default_rng([*seed, zlib.crc32(str(key).encode())])  # the same whatever else is left out
         _add(g, key)
     if not g.nodes:

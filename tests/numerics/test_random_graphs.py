@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from sofie import interpreter, jit, pipeline
@@ -19,10 +19,15 @@ from tests.numerics.graphs.judges import OWN
 from tests.numerics.levels import LEVELS
 
 
-def examples(count: int) -> settings:
-    """Settings for slow examples; shrinking stops at the first bug."""
+def examples(count: int, shrink: bool = True) -> settings:
+    """Settings for slow examples; shrinking stops at the first bug.
+
+    Graphs are not worth shrinking where each is compiled: hypothesis would spend minutes on the seed of their numbers.
+    """
+    phases = [phase for phase in Phase if shrink or phase not in (Phase.shrink, Phase.explain)]
     return settings(
         max_examples=count,
+        phases=phases,
         deadline=None,
         suppress_health_check=list(HealthCheck),
         print_blob=True,
@@ -70,7 +75,7 @@ PAIRS = [OPERATORS[k : k + 2] for k in range(0, len(OPERATORS), 2)]
 def test_compiled_graph_agrees_with_the_reference(operators: Sequence[Key]) -> None:
     """A wrong lowering, fusion, destination, loop or printed expression."""
 
-    @examples(COMPILED)
+    @examples(COMPILED, shrink=False)
     @given(models(first=operators, most=4), LEFT_OUT, CPUS, st.integers(0, 3))
     def agrees(drawn: Drawn, without: list[str], cpu: str, tile: int) -> None:
         passes = f"fuse,lower{{tile={tile}}}"
@@ -85,7 +90,7 @@ def test_compiled_graph_agrees_with_the_reference(operators: Sequence[Key]) -> N
 def test_every_level_means_what_the_model_means(operator: Key) -> None:
     """A pass that is only right together with what comes behind it."""
 
-    @examples(INTERPRETED)
+    @examples(INTERPRETED, shrink=False)
     @given(models(first=[operator], most=4), LEFT_OUT, st.sampled_from(LEVELS))
     def agrees(drawn: Drawn, without: list[str], spec: str) -> None:
         check(drawn, at_level(drawn, spec, without), f"after {spec!r} without {without}")
@@ -106,7 +111,7 @@ def at_level(drawn: Drawn, spec: str, without: Sequence[str] = ()) -> list[np.nd
 def test_every_cpu_gives_the_bits_of_every_other_with_the_same_contraction() -> None:
     """An element whose value depends on the lane or the tile it was computed in."""
 
-    @examples(25)
+    @examples(25, shrink=False)
     @given(models(), st.integers(1, 6))
     def agrees(drawn: Drawn, tile: int) -> None:
         flags = (*jit.FLAGS, "-ffp-contract=off")
@@ -126,7 +131,7 @@ ELEMENTWISE = ("Relu", "Tanh", "Add", "Sub", "Mul", "Concat", "Transpose", "Slic
 def test_no_write_overtakes_a_read() -> None:
     """An op that overwrites a value, or a slice, that another still reads."""
 
-    @examples(400)
+    @examples(400, shrink=False)
     @given(models([("", name) for name in ELEMENTWISE], most=10), LEFT_OUT)
     def agrees(drawn: Drawn, without: list[str]) -> None:
         spec = "fuse,assign-destinations,bufferize,plan-memory"

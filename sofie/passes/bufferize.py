@@ -314,6 +314,8 @@ def _store_bool_as_byte(body: Block) -> None:
         if argument.type == i1:
             byte = Rewriter.replace_value_with_new_type(argument, i8)
             uses = list(byte.uses)
+            if not uses:  # a test of what lies there would keep a tile alive that nothing fills
+                continue
             zero = arith.ConstantOp(IntegerAttr(0, i8))
             test = arith.CmpiOp(byte, zero.result, "ne")
             first = body.first_op

@@ -1,0 +1,175 @@
+"""What a node means, in a chosen precision: onnx.reference, and numpy where that lacks the operator or is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
+
+from sofie.dialects.onnx import DOMAINS
+from sofie.errors import SofieError
+from sofie.reference import evaluate_node
+
+Arrays = Mapping[str, np.ndarray]
+CODES = {"single": TensorProto.FLOAT, "double": TensorProto.DOUBLE}
+TYPES = ("to", "dtype", "output_datatype", "output_dtype", "precision", "softmax_precision")
+"""Attributes that name an element type."""
+
+
+def in_precision(node: onnx.NodeProto, width: str) -> onnx.NodeProto:
+    """The node with every float type it names as float32 ("single") or float64 ("double")."""
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    for attribute in copy.attribute:
+        if attribute.name in TYPES and attribute.i in CODES.values():
+            attribute.i = CODES[width]
+        elif attribute.type == onnx.AttributeProto.TENSOR:
+            _convert(attribute.t, width)
+        elif attribute.type == onnx.AttributeProto.GRAPH:
+            _convert_graph(attribute.g, width)
+    return copy
+
+
+def _convert(tensor: onnx.TensorProto, width: str) -> None:
+    if tensor.data_type in CODES.values():
+        array = numpy_helper.to_array(tensor).astype(helper.tensor_dtype_to_np_dtype(CODES[width]))
+        tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
+
+
+def _convert_graph(graph: onnx.GraphProto, width: str) -> None:
+    for value in (*graph.input, *graph.output):
+        if value.type.tensor_type.elem_type in CODES.values():
+            value.type.tensor_type.elem_type = CODES[width]
+    for tensor in graph.initializer:
+        _convert(tensor, width)
+    nodes = [in_precision(node, width) for node in graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def evaluate(node: onnx.NodeProto, values: Arrays) -> list[np.ndarray]:
+    """The results of a node; `values` may hold what only graphs inside it read. Raises SofieError where it fails."""
+    own = OWN.get((node.domain, node.op_type))
+    if own is not None:
+        operands = [values[n] if n else None for n in node.input]
+        how = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+        return [np.asarray(own(*operands, **how))]
+    inside = any(a.type == onnx.AttributeProto.GRAPH for a in node.attribute)
+    if not inside:
+        return evaluate_node(node, [values[n] if n else None for n in node.input], dict(DOMAINS))
+    takes = [
+        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in values.items()
+    ]
+    graph = helper.make_graph([node], "node", takes, [onnx.ValueInfoProto(name=n) for n in node.output])
+    versions = [helper.make_opsetid(*domain) for domain in DOMAINS.items()]
+    try:
+        made = ReferenceEvaluator(helper.make_model(graph, opset_imports=versions)).run(None, dict(values))
+    except Exception as error:
+        raise SofieError(f"onnx.reference fails on {node.op_type}: {error}") from error
+    return _stacked(node, made) if node.op_type == "Loop" else [np.asarray(r) for r in made]
+
+
+def _stacked(loop: onnx.NodeProto, results: list[np.ndarray]) -> list[np.ndarray]:
+    """What iterations add along an axis of their own: the reference joins them along the first of each."""
+    carried, (body,) = len(loop.input) - 2, (a.g for a in loop.attribute if a.name == "body")
+    shapes = [[d.dim_value for d in v.type.tensor_type.shape.dim] for v in body.output[1 + carried :]]
+    added = [np.reshape(r, (-1, *shape)) for r, shape in zip(results[carried:], shapes, strict=True)]
+    return [*(np.asarray(r) for r in results[:carried]), *added]
+
+
+def lrn(x: np.ndarray, size: int, alpha: float = 1e-4, beta: float = 0.75, bias: float = 1.0) -> np.ndarray:
+    """The reference sums as many channels as the batch has images, and takes no other rank than 4."""
+    squares = np.zeros_like(x)
+    for c in range(x.shape[1]):
+        squares[:, c] = (x[:, max(c - (size - 1) // 2, 0) : c + size // 2 + 1] ** 2).sum(1)
+    return x / (np.asarray(bias, x.dtype) + np.asarray(alpha / size, x.dtype) * squares) ** np.asarray(beta, x.dtype)
+
+
+def mean_variance_normalization(x: np.ndarray, axes: Sequence[int] = (0, 2, 3)) -> np.ndarray:
+    """In any precision: the official body adds a float32."""
+    axes = tuple(axes)
+    mean = x.mean(axes, keepdims=True)
+    deviation = np.sqrt((x**2).mean(axes, keepdims=True) - mean**2)
+    return (x - mean) / (deviation + np.asarray(1e-9, x.dtype))
+
+
+def global_lp_pool(x: np.ndarray, p: int = 2) -> np.ndarray:
+    axes = tuple(range(2, x.ndim))
+    return (np.abs(x) ** p).sum(axes, keepdims=True) ** np.asarray(1 / p, x.dtype)
+
+
+def max_roi_pool(x: np.ndarray, rois: np.ndarray, pooled_shape: list[int], spatial_scale: float = 1.0) -> np.ndarray:
+    """Bins of whole pixels: edges are rounded half away from zero, empty bins are 0."""
+    made = np.zeros((len(rois), x.shape[1], *pooled_shape), x.dtype)
+    for k, (image, *edges) in enumerate(rois):
+        left, top, right, bottom = (int(np.floor(e * spatial_scale + 0.5)) for e in edges)
+        extents = max(bottom - top + 1, 1), max(right - left + 1, 1)
+        for place in np.ndindex(*pooled_shape):
+            span = []
+            for start, extent, most, bins, i in zip(
+                (top, left), extents, x.shape[2:], pooled_shape, place, strict=True
+            ):
+                low, high = i * extent // bins + start, -(-(i + 1) * extent // bins) + start
+                span.append(slice(min(max(low, 0), most), min(max(high, 0), most)))
+            part = x[int(image), :, span[0], span[1]]
+            made[k, :, place[0], place[1]] = part.max((1, 2)) if part.size else 0
+    return made
+
+
+def multinomial(x: np.ndarray, sample_size: int = 1, dtype: int = TensorProto.INT32, seed: float = 0) -> np.ndarray:
+    """Of classes of which one alone is possible."""
+    kind = helper.tensor_dtype_to_np_dtype(dtype)
+    return np.repeat(x.argmax(1)[:, None], sample_size, axis=1).astype(kind)
+
+
+def q_linear_conv(
+    x: np.ndarray,
+    x_scale: np.ndarray,
+    x_zero: np.ndarray,
+    w: np.ndarray,
+    w_scale: np.ndarray,
+    w_zero: np.ndarray,
+    y_scale: np.ndarray,
+    y_zero: np.ndarray,
+    **how: object,
+) -> np.ndarray:
+    """Rounded before the zero point is added; the reference rounds after it, which parts them halfway."""
+    conv = helper.make_node("Conv", ["x", "w"], ["y"], **how)
+    operands = [np.asarray(a.astype(np.float64) - zero) for a, zero in ((x, x_zero), (w, w_zero))]
+    (total,) = evaluate_node(conv, operands, dict(DOMAINS))
+    return _requantized(total, float(x_scale) * float(w_scale) / float(y_scale), y_zero)
+
+
+def q_linear_matmul(
+    a: np.ndarray,
+    a_scale: np.ndarray,
+    a_zero: np.ndarray,
+    b: np.ndarray,
+    b_scale: np.ndarray,
+    b_zero: np.ndarray,
+    y_scale: np.ndarray,
+    y_zero: np.ndarray,
+) -> np.ndarray:
+    """As the convolution."""
+    total = (a.astype(np.int64) - a_zero) @ (b.astype(np.int64) - b_zero)
+    return _requantized(total, float(a_scale) * float(b_scale) / float(y_scale), y_zero)
+
+
+def _requantized(total: np.ndarray, scale: float, zero: np.ndarray) -> np.ndarray:
+    rounded = np.rint(total * scale) + int(zero)
+    return rounded.clip(np.iinfo(zero.dtype).min, np.iinfo(zero.dtype).max).astype(zero.dtype)
+
+
+OWN: dict[tuple[str, str], Callable[..., np.ndarray]] = {
+    ("", "GlobalLpPool"): global_lp_pool,
+    ("", "LRN"): lrn,
+    ("", "MaxRoiPool"): max_roi_pool,
+    ("", "MeanVarianceNormalization"): mean_variance_normalization,
+    ("", "Multinomial"): multinomial,
+    ("", "QLinearConv"): q_linear_conv,
+    ("", "QLinearMatMul"): q_linear_matmul,
+}
+"""Operators that onnx.reference lacks, has wrong, or knows in one precision only, by domain and name."""

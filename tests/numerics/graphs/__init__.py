@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from tests.numerics.graphs import (  # noqa: F401  they register their rows
     elementwise,
+    learning,
     movement,
     normalization,
     products,

@@ -60,4 +60,4 @@ def dropout(g: Graph) -> None:
     x = g.value(*KINDS)
     training = g.flag()
     inputs = [x, g.constant(np.array(0, np.float32)), g.given(np.array(True))] if training else [x]
-    g.nodes_of("Dropout", inputs, 2)
+    g.nodes_of("Dropout", inputs, 2, kind=g.kind(x))

@@ -212,3 +212,13 @@ def test_the_double_copy_is_double_throughout(kind: str) -> None:
 def test_options_reach_the_compiler() -> None:
     with pytest.raises(checking.SofieError, match="no pass 'nope'"):
         check(models.mlp(), Options(passes="nope"))
+
+
+def test_a_judge_that_gives_other_shapes_has_no_say() -> None:
+    """onnx.reference joins the rows of a Loop where they are numbers; a right result was called wrong."""
+    text = """<ir_version: 10, opset_import: ["" : 21]> g (float[2] x) => (float[2] y, float[3] rows)
+    <int64 m = {3}, bool c = {1}> {
+      y, rows = Loop (m, c, x) <body = b (int64 i, bool ci, float[2] a) => (bool co, float[2] p, float r) {
+        co = Identity (ci) p = Add (a, x) r = ReduceMax <keepdims = 0> (p) }> }"""
+    report = check(onnx.parser.parse_model(text))
+    assert report.agrees and "onnxruntime" in report.truth

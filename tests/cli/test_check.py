@@ -214,6 +214,7 @@ def test_options_reach_the_compiler() -> None:
         check(models.mlp(), Options(passes="nope"))
 
 
+@compiled
 def test_a_judge_that_gives_other_shapes_has_no_say() -> None:
     """onnx.reference joins the rows of a Loop where they are numbers; a right result was called wrong."""
     text = """<ir_version: 10, opset_import: ["" : 21]> g (float[2] x) => (float[2] y, float[3] rows)

@@ -93,9 +93,9 @@ def _infer_at(
     if node.op_type in SCALARS:
         types = {n: onnx.helper.make_tensor_type_proto(t.tensor_type.elem_type, []) for n, t in types.items()}
         data = {n: a.reshape(()) for n, a in data.items() if a.size == 1}
-    if node.domain == MICROSOFT:
-        return microsoft.inferred(node, [types.get(n) for n in node.input])
     try:
+        if node.domain == MICROSOFT:
+            return microsoft.inferred(node, [types.get(n) for n in node.input])
         inferred = shape_inference.infer_node_outputs(
             op_class.SCHEMA,
             node,

@@ -1,6 +1,6 @@
 """The random graphs find a wrong lowering: of operators chosen at random, each is broken on purpose and must be seen.
 
-Rows and comparison are those of `test_random_graphs.py`, and as many examples as its tests draw of each operator. The
+Rows and comparison are those of `test_random_graphs.py`, and as many examples as four runs draw of each operator. The
 choice changes with the registry and every week; a test's name says which operator and which fault. All of them:
 `SOFIE_MUTATIONS=all pytest tests/numerics/test_mutations.py`.
 """
@@ -79,7 +79,7 @@ def test_a_wrong_lowering_is_seen(operator: Key, fault: str, monkeypatch: pytest
     monkeypatch.setitem(table, operator, broken(table[operator], fault))
 
     @settings(
-        max_examples=EXAMPLES,
+        max_examples=4 * EXAMPLES,
         deadline=None,
         database=None,
         derandomize=True,

@@ -93,8 +93,8 @@ def window(operator: str) -> Row:
     def row(g: Graph) -> None:
         size, x = UNFOLDED + g.integer(0, 9), g.fresh((g.integer(2, 13),))
         made = g.node(operator, [g.constant(np.array(size))], periodic=int(g.flag()), output_datatype=1)
-        start = g.one_of(0, size // 3, size - g.shape(x)[0])
-        g.node("Mul", [g.part(made, start, g.shape(x)[0]), x])
+        for start in (g.one_of(0, size // 3), size - g.shape(x)[0]):
+            g.node("Mul", [g.part(made, start, g.shape(x)[0]), x])
 
     return row
 
@@ -109,6 +109,7 @@ def mel_weight_matrix(g: Graph) -> None:
     bins, length, rate, low, high = 80, g.one_of(128, 400), 16000, g.one_of(0.0, 20.0), 8000.0
     numbers = [g.constant(np.array(n)) for n in (bins, length, rate)]
     edges = [g.constant(np.array(e, np.float32)) for e in (low, high)]
-    made, start = g.node("MelWeightMatrix", [*numbers, *edges]), g.integer(0, bins - 4)
-    columns = g.node("Slice", [made, g.ints(start), g.ints(start + 3), g.ints(1)])
-    g.node("Mul", [columns, g.fresh((3,))])
+    made = g.node("MelWeightMatrix", [*numbers, *edges])
+    for start in (g.integer(0, bins - 4), bins - 3):
+        columns = g.node("Slice", [made, g.ints(start), g.ints(start + 3), g.ints(1)])
+        g.node("Mul", [columns, g.fresh((3,))])

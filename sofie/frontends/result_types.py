@@ -103,6 +103,8 @@ def _infer_at(
             {n: numpy_helper.from_array(np.asarray(a), n) for n, a in data.items() if a.ndim <= 1},
             opset_imports=[onnx.helper.make_opsetid(d, v) for d, v in DOMAINS.items()],
         )
+    except SofieError:
+        raise
     except Exception as error:
         raise SofieError(f"its shapes do not fit: {printable(str(error), 300)}{_at(point)}") from error
     complete(node, inferred, types, data)

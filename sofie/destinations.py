@@ -12,7 +12,7 @@ from xdsl.ir import Block, Operation, SSAValue
 from sofie import structured
 from sofie.dialects.types import shape_of
 from sofie.extents import values
-from sofie.reshapes import reshape_op, reshape_steps
+from sofie.reshapes import reshaped
 from sofie.rewrite import erase
 from sofie.sharing import chain, outside, place_in, root, yields
 
@@ -30,12 +30,7 @@ def take_root(value: SSAValue, destination: SSAValue, block: Block) -> bool:
     first = place_in(block, empty)
     if first is None:
         return False
-    current: SSAValue = destination
-    for step in reshape_steps(shape_of(destination), shape_of(end)):
-        op = reshape_op(current, step, first)
-        block.insert_op_before(op, first)
-        current = op.results[0]
-    end.replace_all_uses_with(current)
+    end.replace_all_uses_with(reshaped(destination, shape_of(end), first))
     erase(empty)
     return True
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -197,6 +198,14 @@ def _below(x: Reals) -> Reals:
     return np.where(np.isneginf(x), np.asarray(np.nan, x.dtype), smaller)
 
 
+class Sides(NamedTuple):
+    """The nodes for members and others, and the interval that NaN counts to."""
+
+    inside: int
+    outside: int
+    of_nan: int
+
+
 def _without_sets(nodes: Nodes, dtype: type[np.floating]) -> Nodes:
     """Equality and membership as searches among the ends of the intervals that the members are."""
     sets = np.flatnonzero((nodes.mode == _EQ) | (nodes.mode == _NEQ) | (nodes.mode == _MEMBER))
@@ -213,6 +222,16 @@ def _without_sets(nodes: Nodes, dtype: type[np.floating]) -> Nodes:
             column[at] = value
         return at
 
+    def search(node: int | None, feature: int, ends: Reals, low: int, high: int, sides: Sides) -> int:
+        """A node over the intervals low .. high, of which the odd ones are members."""
+        if low == high:
+            return sides.inside if low % 2 else sides.outside
+        middle = (low + high) // 2
+        at = put(node, (_LEQ, feature, ends[middle], 0, 0, sides.of_nan <= middle))
+        columns[3][at] = search(None, feature, ends, low, middle, sides)
+        columns[4][at] = search(None, feature, ends, middle + 1, high, sides)
+        return at
+
     for k in map(int, sets):
         members = nodes.members[k] if nodes.mode[k] == _MEMBER else [float(nodes.threshold[k])]
         values = np.unique(np.array([v for v in members if not np.isnan(v)], dtype))
@@ -225,18 +244,8 @@ def _without_sets(nodes: Nodes, dtype: type[np.floating]) -> Nodes:
             outcome = inside if nan_inside else outside
             put(k, (_LEQ, nodes.feature[k], np.nan, inside, outcome, False))
             continue
-
-        def search(low: int, high: int, at: int | None, target: int, ends: Reals = ends) -> int:
-            """A node over the intervals low .. high, of which the odd ones are members; NaN goes to `target`."""
-            if low == high:
-                return inside if low % 2 else outside  # noqa: B023
-            middle = (low + high) // 2
-            at = put(at, (_LEQ, nodes.feature[k], ends[middle], 0, 0, target <= middle))  # noqa: B023
-            columns[3][at] = search(low, middle, None, target)
-            columns[4][at] = search(middle + 1, high, None, target)
-            return at
-
-        search(0, len(ends), k, 1 if nan_inside else len(ends))
+        sides = Sides(inside, outside, 1 if nan_inside else len(ends))
+        search(k, nodes.feature[k], ends, 0, len(ends), sides)
     mode, feature, true, false = (np.array(columns[k], np.int64) for k in (0, 1, 3, 4))
     threshold, missing = np.array(columns[2], np.float64), np.array(columns[5], np.bool_)
     return Nodes(mode, feature, threshold, true, false, missing, nodes.roots, {})

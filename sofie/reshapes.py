@@ -10,7 +10,7 @@ from xdsl.dialects.builtin import ArrayAttr, IntegerAttr, i64
 from xdsl.ir import Operation, SSAValue
 
 from sofie import extents, sizes
-from sofie.dialects.types import element_of
+from sofie.dialects.types import element_of, shape_of
 from sofie.dialects.types import tensor as tensor_type
 from sofie.errors import UnsupportedError
 
@@ -58,6 +58,17 @@ def reshape_steps(old: Sequence[int], new: Sequence[int]) -> list[Step]:
 
 def listed(shape: Sequence[int]) -> str:
     return f"({', '.join(map(str, shape))})"
+
+
+def reshaped(value: SSAValue, shape: Sequence[int], before: Operation) -> SSAValue:
+    """The same elements under another shape, as views that stand just before an op."""
+    block = before.parent_block()
+    assert block is not None
+    for step in reshape_steps(shape_of(value), shape):
+        op = reshape_op(value, step, before)
+        block.insert_op_before(op, before)
+        value = op.results[0]
+    return value
 
 
 def reassociation(groups: Sequence[Sequence[int]]) -> ArrayAttr[ArrayAttr[IntegerAttr]]:

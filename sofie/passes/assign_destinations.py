@@ -31,7 +31,7 @@ from sofie.dialects.types import element_of, shape_of
 from sofie.dialects.types import tensor as tensor_type
 from sofie.errors import UnsupportedError
 from sofie.extents import again, entries, found_sizes, function_of, read, values
-from sofie.reshapes import reshape_op, reshape_steps
+from sofie.reshapes import reshaped
 from sofie.rewrite import erase, positions, users
 from sofie.sharing import (
     VIEWS,
@@ -132,8 +132,8 @@ def _compute_in_slice(insert: tensor.InsertSliceOp) -> None:
     base = _before_inserts(insert)
     if base is None:
         return
-    reshaped = shape_of(end) != shape_of(insert.source)
-    if reshaped and not _contiguous(insert):
+    other_shape = shape_of(end) != shape_of(insert.source)
+    if other_shape and not _contiguous(insert):
         return
     empty, block = end.owner, insert.parent_block()
     assert block is not None
@@ -147,12 +147,7 @@ def _compute_in_slice(insert: tensor.InsertSliceOp) -> None:
     )
     slot.attributes[DESTINATION] = UnitAttr()
     block.insert_op_before(slot, anchor)
-    current: SSAValue = slot.result
-    for step in reshape_steps(shape_of(current), shape_of(end)):
-        op = reshape_op(current, step, anchor)
-        block.insert_op_before(op, anchor)
-        current = op.results[0]
-    end.replace_all_uses_with(current)
+    end.replace_all_uses_with(reshaped(slot.result, shape_of(end), anchor))
     erase(empty)
 
 

@@ -16,7 +16,7 @@ from sofie.errors import SofieError
 from sofie.passes.lower_onnx import lowers
 from sofie.passes.lower_onnx.builder import Lowering, Offset
 from sofie.passes.lower_onnx.contraction import product
-from sofie.passes.lower_onnx.control import index, repeat
+from sofie.passes.lower_onnx.control import repeat
 from sofie.passes.lower_onnx.scalars import Scalars
 
 _INDEX = IndexType()
@@ -192,7 +192,7 @@ def linear_attention(op: OnnxOp, build: Lowering) -> list[SSAValue]:
         new = _written(build, kept, now(k), now(v), None if rate is None else now(rate))
         return [new, build.insert_slice(_read(build, new, now(q), scale), seen, [0, t, 0, 0, 0])]
 
-    end, seen = repeat(build, index(build, steps), [start, results], step)
+    end, seen = repeat(build, steps, [start, results], step)
     y = build.reshape(_cast(build, seen, kind), build.result_shape())
     return [y, _cast(build, end, state_kind)]
 

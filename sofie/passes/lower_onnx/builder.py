@@ -172,9 +172,15 @@ class Lowering:
             value = self.insert(arith.TruncIOp(value, kind))
         return lambda s: value
 
+    def index(self, place: Offset) -> SSAValue:
+        """A number, or a size of the run, as a value of type `index`."""
+        if isinstance(place, SSAValue):
+            return place
+        return extents.value(place, self.op) if isinstance(place, sizes.Size) else self.insert(extents.constant(place))
+
     def element(self, x: SSAValue, place: int = 0) -> SSAValue:
         """One integer of a list of the run, as an index."""
-        where = [self.insert(extents.constant(place))] if shape_of(x) else []
+        where = [self.index(place)] if shape_of(x) else []
         return self.insert(arith.IndexCastOp(self.insert(tensor.ExtractOp(x, where, element_of(x))), IndexType()))
 
     def found(self, extent: int, number: SSAValue) -> None:
@@ -213,7 +219,7 @@ class Lowering:
             raise SofieError(f"tensors of shapes {shapes} do not fit together")
 
         def body(builder: Builder, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
-            return fn(Scalars(builder, reading), args)
+            return fn(Scalars(builder.insert, reading), args)
 
         op = structured.generic(inputs, outputs, maps, body, reduce)
         self.insert(op)

@@ -2,55 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from xdsl.dialects import arith, scf, tensor
-from xdsl.dialects.builtin import IndexType, i1, i64
+from xdsl.dialects.builtin import i1, i64
 from xdsl.ir import Attribute, Block, Region, SSAValue
 
 from sofie.dialects.onnx import OnnxOp
 from sofie.dialects.sofie import ExtentsOp, WeightOp
 from sofie.dialects.types import shape_of
 from sofie.dialects.types import tensor as tensor_type
-from sofie.extents import value as value_of
 from sofie.passes.lower_onnx import lowers
 from sofie.passes.lower_onnx.builder import Lowering, Offset
 from sofie.passes.lower_onnx.scalars import constant_op
-from sofie.sizes import Size, most
+from sofie.passes.lower_onnx.sequential import Place, Step, Walk
+from sofie.sizes import most
 from sofie.structured import identity
 
 NO_END = 2**62
 """Iterations of a Loop without M: more than will ever run."""
 
-Step = Callable[[SSAValue, Sequence[SSAValue]], Sequence[SSAValue]]
 
-
-def index(build: Lowering, value: int) -> SSAValue:
-    """A number, or a run-time size, of type `index`."""
-    return value_of(value, build.op) if isinstance(value, Size) else build.insert(constant_op(value, IndexType()))
-
-
-def repeat(build: Lowering, count: SSAValue, carried: Sequence[SSAValue], step: Step) -> list[SSAValue]:
+def repeat(build: Lowering, count: Place, carried: Sequence[SSAValue], step: Step) -> list[SSAValue]:
     """An `scf.for` that calls `count` times `carried = step(i, carried)`; returns what is carried at the end.
 
     What `step` inserts stands in the body. An op of the body whose destination is a carried value updates it in place.
     """
-    body = Block(arg_types=[IndexType(), *(v.type for v in carried)])
-    body.args[0].name_hint = "t"
-    for argument, start in zip(body.args[1:], carried, strict=True):
-        argument.name_hint = start.name_hint
-    with build.inside(body):
-        build.add(scf.YieldOp(*step(body.args[0], body.args[1:])))
-    loop = scf.ForOp(index(build, 0), count, index(build, 1), carried, body)
-    build.add(loop)
-    return list(loop.res)
+    return Walk(build).for_(0, count, carried, step, name="t")
 
 
 @lowers("If")
 def branch(op: OnnxOp, build: Lowering) -> list[SSAValue]:
     """The branch that the condition picks, as an `scf.if` (If 25); what stands in the branches is lowered after it."""
-    condition = build.operand(0)
-    flag = build.insert(tensor.ExtractOp(condition, [index(build, 0)] * len(shape_of(condition)), i1))
+    flag = _flag(build, build.operand(0))
     kinds = [tensor_type(build.result_element(k), build.result_shape(k)) for k in range(len(op.results))]
     yes, no = (_ended_by_scf(op.graph(name)) for name in ("then_branch", "else_branch"))
     choice = scf.IfOp(flag, kinds, yes, no)
@@ -64,9 +48,12 @@ def loop(op: OnnxOp, build: Lowering) -> list[SSAValue]:
     count, condition, *starts = (*build.operands, None, None)[: max(len(build.operands), 2)]
     body = op.graph("body").block
     stacked = [build.result_shape(k) for k in range(len(starts), len(op.results))]
-    trips = _trips(build, count, stacked)
-    begin = [v for v in starts if v is not None] + [_room(build, op, k + len(starts)) for k in range(len(stacked))]
-    ends = condition is not None or not _always(body)
+    trips = _most_trips(build, count)
+    found = bool(stacked) and stacked[0][0] != trips  # the run finds how many rows there are
+    rooms = [[most(extent) if found else extent, *rest] for extent, *rest in stacked]
+    begin = [v for v in starts if v is not None]
+    begin += [build.empty(room, build.result_element(k)) for k, room in enumerate(rooms, len(starts))]
+    sure = (condition is None or _is_true(condition)) and _always(body)
 
     def step(i: SSAValue, carried: Sequence[SSAValue]) -> Sequence[SSAValue]:
         takes = [_tensor(build, i, i64), _true(build), *carried[: len(starts)]]
@@ -75,7 +62,7 @@ def loop(op: OnnxOp, build: Lowering) -> list[SSAValue]:
         grown = [_stack(build, row, into, 0, i) for row, into in zip(rows, carried[len(starts) :], strict=True)]
         return [*kept, *grown, flag]
 
-    if not ends:
+    if sure and not found:
         return repeat(build, trips, begin, lambda i, carried: step(i, carried)[:-1])
     alive = _flag(build, condition) if condition is not None else build.insert(constant_op(True, i1))
 
@@ -87,16 +74,16 @@ def loop(op: OnnxOp, build: Lowering) -> list[SSAValue]:
             kept = [build.copy(v) if v in rest and v is not into else v for v, into in zip(made, rest, strict=True)]
             pairs = enumerate(zip(kept, rest, strict=True))
             made = [_put(build, v, into) if k < len(starts) else v for k, (v, into) in pairs]
-            build.add(scf.YieldOp(_flag(build, flag), build.insert(arith.AddiOp(done, index(build, 1))), *made))
+            build.add(scf.YieldOp(_flag(build, flag), build.insert(arith.AddiOp(done, build.index(1))), *made))
         with build.inside(no):
             build.add(scf.YieldOp(*carried))
         choice = scf.IfOp(alive, [v.type for v in carried], Region(yes), Region(no))
         build.add(choice)
         return list(choice.output)
 
-    _, done, *results = repeat(build, trips, [alive, index(build, 0), *begin], guarded)
-    for shape in stacked[:1]:
-        build.found(shape[0], done)
+    _, done, *results = repeat(build, trips, [alive, build.index(0), *begin], guarded)
+    if found:
+        build.found(stacked[0][0], done)
     return [
         build.slice(result, [0] * len(shape), shape)
         for result, shape in zip(results, [*map(shape_of, begin[: len(starts)]), *stacked], strict=True)
@@ -120,7 +107,7 @@ def scan(op: OnnxOp, build: Lowering) -> list[SSAValue]:
     begin = [*states, *(build.empty(build.result_shape(k), build.result_element(k)) for k in results)]
 
     def step(i: SSAValue, carried: Sequence[SSAValue]) -> Sequence[SSAValue]:
-        last = build.insert(arith.SubiOp(index(build, trips), build.insert(arith.AddiOp(i, index(build, 1)))))
+        last = build.insert(arith.SubiOp(build.index(trips), build.insert(arith.AddiOp(i, build.index(1)))))
         slices = [
             _row(build, x, axis, last if back else i) for x, axis, back in zip(scanned, axes, backwards, strict=True)
         ]
@@ -131,27 +118,17 @@ def scan(op: OnnxOp, build: Lowering) -> list[SSAValue]:
         ]
         return [*made[: len(states)], *grown]
 
-    return repeat(build, index(build, trips), begin, step)
+    return repeat(build, trips, begin, step)
 
 
-def _trips(build: Lowering, count: SSAValue | None, stacked: Sequence[Sequence[int]]) -> SSAValue:
-    """The most iterations of a Loop, as an index."""
+def _most_trips(build: Lowering, count: SSAValue | None) -> Place:
+    """The most iterations of a Loop: a number, a size, or what the run computes."""
     if count is None:
-        return index(build, NO_END)
+        return NO_END
     known = build.known(count)
     if known is not None:
-        return index(build, max(int(known.reshape(-1)[0]), 0))
-    if isinstance(count.owner, ExtentsOp):
-        return index(build, count.owner.values[0])
-    number = build.insert(tensor.ExtractOp(count, [index(build, 0)] * len(shape_of(count)), i64))
-    return build.insert(arith.IndexCastOp(number, IndexType()))
-
-
-def _room(build: Lowering, op: OnnxOp, k: int) -> SSAValue:
-    """An empty tensor for all that the iterations may add to result k."""
-    first, *rest = build.result_shape(k)
-    found = isinstance(first, Size) and first.symbols[0].name.startswith("trips_")
-    return build.empty([most(first) if found else first, *rest], build.result_element(k))
+        return max(int(known.reshape(-1)[0]), 0)
+    return count.owner.values[0] if isinstance(count.owner, ExtentsOp) else build.element(count)
 
 
 def _inline(build: Lowering, body: Block, takes: Sequence[SSAValue]) -> list[SSAValue]:
@@ -170,7 +147,7 @@ def _inline(build: Lowering, body: Block, takes: Sequence[SSAValue]) -> list[SSA
 
 
 def _flag(build: Lowering, condition: SSAValue) -> SSAValue:
-    return build.insert(tensor.ExtractOp(condition, [index(build, 0)] * len(shape_of(condition)), i1))
+    return build.insert(tensor.ExtractOp(condition, [build.index(0)] * len(shape_of(condition)), i1))
 
 
 def _true(build: Lowering) -> SSAValue:
@@ -192,7 +169,11 @@ def _always(body: Block) -> bool:
         (value,) = value.owner.operands
     if value is body.args[1]:
         return True
-    return isinstance(value.owner, WeightOp) and bool(value.owner.blob.value.all())
+    return _is_true(value)
+
+
+def _is_true(condition: SSAValue) -> bool:
+    return isinstance(condition.owner, WeightOp) and bool(condition.owner.blob.value.all())
 
 
 def _put(build: Lowering, value: SSAValue, into: SSAValue) -> SSAValue:

@@ -13,7 +13,7 @@ from sofie.dialects.onnx import OnnxOp
 from sofie.dialects.types import element_of, shape_of
 from sofie.passes.lower_onnx import lowers
 from sofie.passes.lower_onnx.builder import Lowering
-from sofie.passes.lower_onnx.control import index, repeat
+from sofie.passes.lower_onnx.control import repeat
 from sofie.passes.lower_onnx.scalars import Scalars
 
 _INDEX = IndexType()
@@ -41,7 +41,7 @@ def det(op: OnnxOp, build: Lowering) -> SSAValue:
         return [_eliminated(build, matrices, pivot, k), _multiplied(build, product, matrices, pivot, k)]
 
     matrices = build.copy(build.reshape(x, [count, n, n]))
-    return build.reshape(repeat(build, index(build, n), [matrices, start], step)[1], batch)
+    return build.reshape(repeat(build, n, [matrices, start], step)[1], batch)
 
 
 def _pivot(build: Lowering, matrices: SSAValue, k: SSAValue) -> SSAValue:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -262,90 +263,112 @@ ROUNDS = 100
 def _probabilities(op: OnnxOp, build: Lowering, machines: SSAValue, classes: int) -> SSAValue:
     """Class probabilities (N, classes) in float64, coupled from those of the pairs.
 
-    Each machine's score z is 1 / (1 + exp(a z + b)); the coupling is the second method of Wu, Lin and Weng, JMLR 5
-    (2004), as in libsvm: rounds over the classes until the residual is small.
+    The coupling is the second method of Wu, Lin and Weng, JMLR 5 (2004), as in libsvm: rounds over the classes until
+    the residual is small.
     """
-    events, pairs = shape_of(machines)[0], list(combinations(range(classes), 2))
-    slopes, offsets = op.reals("prob_a"), op.reals("prob_b")
-    if min(len(slopes), len(offsets)) < len(pairs):
-        raise SofieError(f"prob_a and prob_b have less than one number for each of {len(pairs)} pairs of classes")
-    a, b = (build.weight(n, np.array(v[: len(pairs)])) for n, v in (("prob_a", slopes), ("prob_b", offsets)))
+    pairs = list(combinations(range(classes), 2))
+    given, events = _pairwise(op, build, machines, len(pairs)), shape_of(machines)[0]
 
-    def pairwise(s: Scalars, z: SSAValue, a: SSAValue, b: SSAValue) -> SSAValue:
+    def fn(walk: Walk, *rooms: SSAValue) -> Sequence[SSAValue]:
+        return walk.for_(0, events, rooms, lambda n, carried: _Coupling(walk, given, classes, n).run(*carried))
+
+    rooms = ([events, classes], [classes, classes], [classes])
+    return kernel(build, [build.empty(room, f64) for room in rooms], fn)[0]
+
+
+def _pairwise(op: OnnxOp, build: Lowering, machines: SSAValue, pairs: int) -> SSAValue:
+    """How probable the first class of each pair is against the second: 1 / (1 + exp(a z + b)) for a score z."""
+    slopes, offsets = op.reals("prob_a"), op.reals("prob_b")
+    if min(len(slopes), len(offsets)) < pairs:
+        raise SofieError(f"prob_a and prob_b have less than one number for each of {pairs} pairs of classes")
+    a, b = (build.weight(n, np.array(v[:pairs])) for n, v in (("prob_a", slopes), ("prob_b", offsets)))
+
+    def fn(s: Scalars, z: SSAValue, a: SSAValue, b: SSAValue) -> SSAValue:
         value = logistic(s, s.neg(s.add(s.mul(s.cast(z, f64), a), b)))
         return s.min(s.max(value, s.constant(NEAREST, f64)), s.constant(1 - NEAREST, f64))
 
-    given = build.elementwise(pairwise, machines, a, b, element=f64)
-    place = {pair: k for k, pair in enumerate(pairs)}
+    return build.elementwise(fn, machines, a, b, element=f64)
 
-    def couple(walk: Walk, p: SSAValue, q: SSAValue, qp: SSAValue) -> Sequence[SSAValue]:
-        def number(value: float) -> SSAValue:
-            return walk.constant(value, f64)
 
-        def event(n: SSAValue, carried: Sequence[SSAValue]) -> Sequence[SSAValue]:
-            p, q, qp = carried
-            above = [walk.load(given, n, k) for k in range(len(pairs))]
+@dataclass(frozen=True)
+class _Coupling:
+    """The coupling of event n: p (N, classes) are its probabilities, q (classes, classes) the matrix whose form they
+    make least, qp (classes) its product with them."""
 
-            def r(i: int, j: int) -> SSAValue:
-                """How probable i is against j."""
-                return above[place[i, j]] if i < j else walk.sub(number(1), above[place[j, i]])
+    walk: Walk
+    given: SSAValue
+    classes: int
+    n: SSAValue
 
-            for i in range(classes):
-                p = walk.store(number(1 / classes), p, n, i)
-                total = number(0)
-                for j in range(classes):
-                    if j != i:
-                        total = walk.add(total, walk.mul(r(j, i), r(j, i)))
-                        q = walk.store(walk.neg(walk.mul(r(j, i), r(i, j))), q, i, j)
-                q = walk.store(total, q, i, i)
-            _, p, qp = walk.for_(
-                0, max(ROUNDS, classes), [walk.constant(True, i1), p, qp], lambda _, c: round_of(n, q, c)
-            )
-            return [p, q, qp]
+    def run(self, p: SSAValue, q: SSAValue, qp: SSAValue) -> Sequence[SSAValue]:
+        """All rounds."""
+        p, q = self.start(p, q)
+        rounds = max(ROUNDS, self.classes)
+        begin = [self.walk.constant(True, i1), p, qp]
+        _, p, qp = self.walk.for_(0, rounds, begin, lambda _, carried: self.round(q, *carried))
+        return [p, q, qp]
 
-        def round_of(n: SSAValue, q: SSAValue, carried: Sequence[SSAValue]) -> Sequence[SSAValue]:
-            runs, p, qp = carried
+    def number(self, value: float) -> SSAValue:
+        """A constant."""
+        return self.walk.constant(value, f64)
 
-            def multiply(t: SSAValue, carried: Sequence[SSAValue]) -> Sequence[SSAValue]:
-                qp, total = carried
+    def start(self, p: SSAValue, q: SSAValue) -> tuple[SSAValue, SSAValue]:
+        """Equal probabilities, and the matrix."""
+        walk, each = self.walk, range(self.classes)
+        above = {pair: walk.load(self.given, self.n, k) for k, pair in enumerate(combinations(each, 2))}
 
-                def term(j: SSAValue, c: Sequence[SSAValue]) -> Sequence[SSAValue]:
-                    return [walk.add(c[0], walk.mul(walk.load(q, t, j), walk.load(p, n, j)))]
+        def r(i: int, j: int) -> SSAValue:
+            """How probable i is against j."""
+            return above[i, j] if i < j else walk.sub(self.number(1), above[j, i])
 
-                (value,) = walk.for_(0, classes, [number(0)], term)
-                return [walk.store(value, qp, t), walk.add(total, walk.mul(walk.load(p, n, t), value))]
+        for i in each:
+            p = walk.store(self.number(1 / self.classes), p, self.n, i)
+            total = self.number(0)
+            for j in (j for j in each if j != i):
+                total = walk.add(total, walk.mul(r(j, i), r(j, i)))
+                q = walk.store(walk.neg(walk.mul(r(j, i), r(i, j))), q, i, j)
+            q = walk.store(total, q, i, i)
+        return p, q
 
-            qp, total = walk.for_(0, classes, [qp, number(0)], multiply)
-            (error,) = walk.for_(
-                0,
-                classes,
-                [number(0)],
-                lambda t, c: [walk.max(c[0], walk.abs(walk.sub(walk.load(qp, t), total)))],
-            )
-            runs = walk.both(runs, walk.compare("ge", error, number(0.005 / classes)))
+    def round(self, q: SSAValue, runs: SSAValue, p: SSAValue, qp: SSAValue) -> Sequence[SSAValue]:
+        """Every class once, unless the residual is small already."""
+        walk = self.walk
+        qp, total = walk.for_(0, self.classes, [qp, self.number(0)], lambda t, c: self.multiply(q, p, t, *c))
 
-            def improve(t: SSAValue, carried: Sequence[SSAValue]) -> Sequence[SSAValue]:
-                p, qp, total = carried
-                diagonal, now = walk.load(q, t, t), walk.load(qp, t)
-                change = walk.div(walk.sub(total, now), diagonal)
-                change = walk.select(runs, change, number(0))
-                whole = walk.add(number(1), change)
-                slope = walk.add(walk.mul(change, diagonal), walk.mul(number(2), now))
-                total = walk.div(walk.add(total, walk.mul(change, slope)), walk.mul(whole, whole))
-                p = walk.store(walk.add(walk.load(p, n, t), change), p, n, t)
+        def residual(t: SSAValue, carried: Sequence[SSAValue]) -> Sequence[SSAValue]:
+            return [walk.max(carried[0], walk.abs(walk.sub(walk.load(qp, t), total)))]
 
-                def scale(j: SSAValue, c: Sequence[SSAValue]) -> Sequence[SSAValue]:
-                    moved = walk.add(walk.load(c[1], j), walk.mul(change, walk.load(q, t, j)))
-                    made = walk.store(walk.div(walk.load(c[0], n, j), whole), c[0], n, j)
-                    return [made, walk.store(walk.div(moved, whole), c[1], j)]
+        (error,) = walk.for_(0, self.classes, [self.number(0)], residual)
+        runs = walk.both(runs, walk.compare("ge", error, self.number(0.005 / self.classes)))
+        p, qp, _ = walk.for_(0, self.classes, [p, qp, total], lambda t, c: self.improve(q, runs, t, *c))
+        return [runs, p, qp]
 
-                p, qp = walk.for_(0, classes, [p, qp], scale)
-                return [p, qp, total]
+    def multiply(self, q: SSAValue, p: SSAValue, t: SSAValue, qp: SSAValue, total: SSAValue) -> Sequence[SSAValue]:
+        """Row t of the product, and what it adds to the form."""
+        walk = self.walk
 
-            p, qp, _ = walk.for_(0, classes, [p, qp, total], improve)
-            return [runs, p, qp]
+        def term(j: SSAValue, carried: Sequence[SSAValue]) -> Sequence[SSAValue]:
+            return [walk.add(carried[0], walk.mul(walk.load(q, t, j), walk.load(p, self.n, j)))]
 
-        return walk.for_(0, events, [p, q, qp], event)
+        (value,) = walk.for_(0, self.classes, [self.number(0)], term)
+        return [walk.store(value, qp, t), walk.add(total, walk.mul(walk.load(p, self.n, t), value))]
 
-    rooms = ([events, classes], [classes, classes], [classes])
-    return kernel(build, [build.empty(room, f64) for room in rooms], couple)[0]
+    def improve(
+        self, q: SSAValue, runs: SSAValue, t: SSAValue, p: SSAValue, qp: SSAValue, total: SSAValue
+    ) -> Sequence[SSAValue]:
+        """The probability of class t moved to where the form is least; all of them scaled to their sum."""
+        walk = self.walk
+        diagonal, now = walk.load(q, t, t), walk.load(qp, t)
+        change = walk.select(runs, walk.div(walk.sub(total, now), diagonal), self.number(0))
+        whole = walk.add(self.number(1), change)
+        slope = walk.add(walk.mul(change, diagonal), walk.mul(self.number(2), now))
+        total = walk.div(walk.add(total, walk.mul(change, slope)), walk.mul(whole, whole))
+        p = walk.store(walk.add(walk.load(p, self.n, t), change), p, self.n, t)
+
+        def scale(j: SSAValue, carried: Sequence[SSAValue]) -> Sequence[SSAValue]:
+            p, qp = carried
+            moved = walk.add(walk.load(qp, j), walk.mul(change, walk.load(q, t, j)))
+            p = walk.store(walk.div(walk.load(p, self.n, j), whole), p, self.n, j)
+            return [p, walk.store(walk.div(moved, whole), qp, j)]
+
+        return [*walk.for_(0, self.classes, [p, qp], scale), total]

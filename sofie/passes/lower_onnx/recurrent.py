@@ -23,7 +23,7 @@ from sofie.dialects.types import element_of, shape_of
 from sofie.errors import SofieError, UnsupportedError, printable
 from sofie.passes.lower_onnx import lowers
 from sofie.passes.lower_onnx.builder import Lowering, Offset
-from sofie.passes.lower_onnx.control import index, repeat
+from sofie.passes.lower_onnx.control import repeat
 from sofie.passes.lower_onnx.elementwise import UNARY, Unary, elu, leaky, ramp, thresholded
 from sofie.passes.lower_onnx.scalars import Scalars
 from sofie.structured import dims_map
@@ -273,7 +273,7 @@ def _run(layer: Layer, states: int, together: bool, step_of: Callable[[int], Ste
         starts = [layer.state(5 + k, d) for k in range(states)]
         for start, name in zip(starts, ("hidden", "cell"), strict=False):
             start.name_hint = name
-        last = index(build, layer.steps - 1) if backwards else None
+        last = build.index(layer.steps - 1) if backwards else None
 
         def body(
             t: SSAValue,
@@ -286,7 +286,7 @@ def _run(layer: Layer, states: int, together: bool, step_of: Callable[[int], Ste
             time = t if last is None else build.insert(arith.SubiOp(last, t))
             return step(Direction(layer, d, projected, time), carried)
 
-        done = repeat(build, index(build, layer.steps), [*starts, *(y if writes else [])], body)
+        done = repeat(build, layer.steps, [*starts, *(y if writes else [])], body)
         for k in range(states):
             ends[k].append(done[k])
         y = done[states:] if writes else y

@@ -6,12 +6,10 @@ import math as pymath
 from collections.abc import Callable, Sequence
 from typing import cast
 
-from xdsl.builder import Builder
 from xdsl.dialects import arith, math, scf
 from xdsl.dialects.builtin import AnyFloat, FloatAttr, IndexType, IntegerAttr, IntegerType, i1, i64
 from xdsl.dialects.linalg import ops as linalg
 from xdsl.ir import Attribute, Block, Operation, SSAValue
-from xdsl.rewriter import InsertPoint
 
 from sofie.dialects.types import bytes_of, is_float
 
@@ -84,8 +82,9 @@ Step = Callable[["Scalars", SSAValue, Sequence[SSAValue]], Sequence[SSAValue]]
 class Scalars:
     """Inserts scalar ops; `unsigned` says how integers of the body are read."""
 
-    def __init__(self, builder: Builder, unsigned: bool = False) -> None:
-        self._builder = builder
+    def __init__(self, add: Callable[[Operation], object], unsigned: bool = False) -> None:
+        """`add` puts an op where the next one belongs."""
+        self._add = add
         self._unsigned = unsigned
 
     @property
@@ -99,7 +98,8 @@ class Scalars:
 
     def insert_all(self, op: Operation) -> Sequence[SSAValue]:
         """Inserts any op."""
-        return self._builder.insert(op).results
+        self._add(op)
+        return op.results
 
     def loop(self, dimension: int) -> SSAValue:
         """The variable of a loop around the body, of type index."""
@@ -217,7 +217,7 @@ class Scalars:
         Loop variables of the body (`loop`, `place`) are taken before it.
         """
         body = Block(arg_types=[IndexType(), *(v.type for v in carried)])
-        inner = Scalars(Builder(InsertPoint.at_end(body)), self._unsigned)
+        inner = Scalars(body.add_op, self._unsigned)
         inner.insert_all(scf.YieldOp(*step(inner, body.args[0], body.args[1:])))
         zero, one = self.constant(0, IndexType()), self.constant(1, IndexType())
         return list(self.insert_all(scf.ForOp(zero, count, one, carried, body)))

@@ -17,17 +17,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import reduce
-from typing import cast
 
-from xdsl.builder import Builder
 from xdsl.dialects import arith, scf, tensor
 from xdsl.dialects.builtin import IndexType, i64
-from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
+from xdsl.ir import Attribute, Block, Region, SSAValue
 
 from sofie.dialects.sofie import FusedOp, YieldOp
 from sofie.dialects.types import element_of
 from sofie.passes.lower_onnx.builder import Lowering
-from sofie.passes.lower_onnx.scalars import Scalars, constant_op
+from sofie.passes.lower_onnx.scalars import Scalars
 from sofie.sizes import Size
 
 INDEX = IndexType()
@@ -44,18 +42,12 @@ class Walk(Scalars):
     """Inserts scalar code, loops and choices at the end of the block that is being written."""
 
     def __init__(self, build: Lowering) -> None:
-        super().__init__(cast(Builder, self), build.unsigned)
+        super().__init__(build.add, build.unsigned)
         self._build = build
-
-    def insert(self, op: Operation) -> SSAValue:
-        """Inserts an op of one result."""
-        return self._build.insert(op)
 
     def index(self, place: Place) -> SSAValue:
         """A position as a value of type index."""
-        if isinstance(place, SSAValue):
-            return place
-        return self._build.number(place, INDEX)(self) if isinstance(place, Size) else self.constant(place, INDEX)
+        return self._build.index(place)
 
     def number(self, value: SSAValue, kind: Attribute) -> SSAValue:
         """An index as an integer of type `kind`, or the other way round."""
@@ -69,11 +61,11 @@ class Walk(Scalars):
         """`into` with one element replaced."""
         return self.insert(tensor.InsertOp(value, into, [self.index(p) for p in places]))
 
-    def for_(self, low: Place, high: Place, carried: Sequence[SSAValue], step: Step) -> list[SSAValue]:
-        """carried = step(i, carried) for i in low .. high - 1; what is carried at the end."""
+    def for_(self, low: Place, high: Place, carried: Sequence[SSAValue], step: Step, name: str = "i") -> list[SSAValue]:
+        """carried = step(i, carried) for i in low .. high - 1; what is carried at the end. `name` is that of i."""
         bounds = self.index(low), self.index(high), self.index(1)
         body = Block(arg_types=[INDEX, *(v.type for v in carried)])
-        body.args[0].name_hint = "i"
+        body.args[0].name_hint = name
         for argument, start in zip(body.args[1:], carried, strict=True):
             argument.name_hint = start.name_hint
         with self._build.inside(body):
@@ -149,6 +141,4 @@ def found(build: Lowering, extent: int, count: Callable[[Walk], SSAValue]) -> No
 def tell(build: Lowering, extent: int, total: SSAValue) -> None:
     """Says that the size `extent` is the first element of an int64 tensor."""
     if isinstance(extent, Size):
-        zero = build.insert(constant_op(0, INDEX))
-        number = build.insert(tensor.ExtractOp(total, [zero], i64))
-        build.found(extent, build.insert(arith.IndexCastOp(number, INDEX)))
+        build.found(extent, build.element(total))

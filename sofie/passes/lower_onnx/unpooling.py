@@ -16,8 +16,8 @@ from sofie.dialects.types import element_of, shape_of
 from sofie.errors import SofieError
 from sofie.passes.lower_onnx import lowers
 from sofie.passes.lower_onnx.builder import Lowering
-from sofie.passes.lower_onnx.control import index, repeat
 from sofie.passes.lower_onnx.scalars import Scalars
+from sofie.passes.lower_onnx.sequential import INDEX, Walk, kernel
 
 _INDEX = IndexType()
 
@@ -81,31 +81,27 @@ def max_unpool(op: OnnxOp, build: Lowering) -> SSAValue:
     """
     x, indices, result = build.operand(0), build.operand(1), build.result_shape()
     batch, channels, *inputs = shape_of(x)
-    kernel, rank = op.ints("kernel_shape") or (), len(inputs)
+    window, rank = op.ints("kernel_shape") or (), len(inputs)
     strides, pads = op.ints("strides", [1] * rank) or (1,) * rank, op.ints("pads", [0] * 2 * rank) or (0,) * 2 * rank
     spatial = [
         (i - 1) * s - front - back + k
-        for i, s, front, back, k in zip(inputs, strides, pads[:rank], pads[rank:], kernel, strict=True)
+        for i, s, front, back, k in zip(inputs, strides, pads[:rank], pads[rank:], window, strict=True)
     ]
     inner = [batch, channels, *spatial]
     if 0 in shape_of(x):
         return build.fill(0, result, element_of(x))
     room, count = math.prod(inner), math.prod(shape_of(x))
-    flat = build.fill(0, [room + 1], element_of(x))
+    elements, places = build.reshape(x, [count]), build.reshape(indices, [count])
 
-    def known_place(s: Scalars, place: SSAValue) -> SSAValue:
-        """The place, or the last one, which nobody reads."""
-        end = build.number(room, i64)(s)
-        behind, ahead = s.compare("ge", place, s.constant(0, i64)), s.compare("lt", place, end)
-        return s.select(s.insert(arith.AndIOp(behind, ahead)), place, end)
+    def fn(walk: Walk, flat: SSAValue) -> Sequence[SSAValue]:
+        def put(i: SSAValue, carried: Sequence[SSAValue]) -> Sequence[SSAValue]:
+            place = walk.number(walk.load(places, i), INDEX)
+            inside = walk.both(walk.compare("ge", place, walk.index(0)), walk.compare("lt", place, walk.index(room)))
+            return walk.choose(inside, lambda: [walk.store(walk.load(elements, i), carried[0], place)], carried)
 
-    elements, places = build.reshape(x, [count]), build.elementwise(known_place, build.reshape(indices, [count]))
+        return walk.for_(0, count, [flat], put)
 
-    def put(t: SSAValue, carried: Sequence[SSAValue]) -> Sequence[SSAValue]:
-        place = build.insert(arith.IndexCastOp(build.insert(tensor.ExtractOp(places, [t], i64)), _INDEX))
-        return [build.insert_slice(build.slice(elements, [t], [1]), carried[0], [place])]
-
-    (filled,) = repeat(build, index(build, count), [flat], put)
-    unpooled = build.reshape(build.slice(filled, [0], [room]), inner)
+    (filled,) = kernel(build, [build.fill(0, [room], element_of(x))], fn)
+    unpooled = build.reshape(filled, inner)
     behind = [r - i for r, i in zip(result, inner, strict=True)]
     return build.pad(unpooled, [0] * len(result), behind, 0)

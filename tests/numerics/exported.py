@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -88,8 +89,8 @@ def check(got: np.ndarray, runtime: np.ndarray, exact: np.ndarray | None, ulps: 
     assert np.abs(got - truth).max() <= allowed, (np.abs(got - truth).max(), of_runtime)
 
 
-def fitted(model: object, x: np.ndarray, y: np.ndarray | None) -> object:
+def fitted(model: Any, x: np.ndarray, y: np.ndarray | None) -> object:
     """The model after training, without its warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return model.fit(x, y)  # type: ignore[attr-defined]
+        return model.fit(x, y)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.numerics.exported import Exported, by_compiler, check, fitted
 
-sklearn = pytest.importorskip("sklearn", reason="scikit-learn is not installed")
-skl2onnx = pytest.importorskip("skl2onnx", reason="skl2onnx is not installed")
 
-from sklearn import ensemble, linear_model, neural_network, pipeline, preprocessing, svm, tree  # noqa: E402
-from sklearn.impute import SimpleImputer  # noqa: E402
+def sklearn(part: str) -> Any:
+    """A module of scikit-learn; without it there is nothing to test here."""
+    return pytest.importorskip(f"sklearn.{part}", reason="scikit-learn is not installed")
+
+
+skl2onnx = pytest.importorskip("skl2onnx", reason="skl2onnx is not installed")
+PARTS = ("ensemble", "linear_model", "neural_network", "pipeline", "preprocessing", "svm", "tree", "impute")
+ensemble, linear_model, neural_network, pipeline, preprocessing, svm, tree, impute = map(sklearn, PARTS)
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((400, 6)).astype(np.float32)
@@ -86,10 +91,12 @@ def features() -> dict[str, Exported]:
         "robust": skl(preprocessing.RobustScaler(), exact="transform"),
         "binarizer": skl(preprocessing.Binarizer(threshold=0.25), exact="transform"),
         **{f"norm_{n}": skl(preprocessing.Normalizer(norm=n), exact="transform") for n in ("l1", "l2")},
-        "imputer": skl(SimpleImputer(), x=HOLES, exact="transform"),
+        "imputer": skl(impute.SimpleImputer(), x=HOLES, exact="transform"),
         "one_hot": skl(preprocessing.OneHotEncoder(sparse_output=False), x=CODES, exact="transform"),
         "pipeline": skl(
-            pipeline.make_pipeline(SimpleImputer(), preprocessing.StandardScaler(), linear_model.LogisticRegression()),
+            pipeline.make_pipeline(
+                impute.SimpleImputer(), preprocessing.StandardScaler(), linear_model.LogisticRegression()
+            ),
             TWO,
             HOLES,
             exact="predict_proba",

@@ -5,10 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import onnx
-import onnxruntime
 import pytest
-from onnx import parser
 from onnx.reference import ReferenceEvaluator
 
 import sofie
@@ -16,12 +13,7 @@ from sofie import interpreter, pipeline
 from sofie.frontends.onnx import load
 from tests.emit.programs import FILES, compile_and_run, emit
 from tests.numerics.levels import SPARE
-
-Feeds = dict[str, np.ndarray]
-
-
-def model(text: str) -> onnx.ModelProto:
-    return parser.parse_model(f'<ir_version: 10, opset_import: ["" : 21]> g {text}')
+from tests.numerics.texts import Feeds, assert_same, expected, model
 
 
 def sparse(*shape: int, share: float, seed: int = 0) -> np.ndarray:
@@ -119,17 +111,6 @@ CASES: dict[str, tuple[str, list[Feeds]]] = {
 
 REFERENCE_ERRS = ("columns",)
 """onnx.reference fails on unsorted columns."""
-
-
-def expected(proto: onnx.ModelProto, feeds: Feeds) -> list[np.ndarray]:
-    session = onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-    return session.run(None, feeds)
-
-
-def assert_same(got: list[np.ndarray], want: list[np.ndarray]) -> None:
-    for a, b in zip(got, want, strict=True):
-        assert a.shape == np.shape(b)
-        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,8 +27,8 @@ def whole(kind: str, *shape: int, seed: int = 0) -> np.ndarray:
     return models.rng(seed).integers(limits.min, limits.max, shape).astype(kind)
 
 
-def ms(operator: str, feeds: Arrays, constants: Arrays | None = None, **how: object) -> Row:
-    return row(operator, feeds, constants, domain="com.microsoft", **how)  # type: ignore[arg-type]
+def ms(operator: str, feeds: Arrays, constants: Arrays | None = None, **how: Any) -> Row:
+    return row(operator, feeds, constants, domain="com.microsoft", **how)
 
 
 def activations() -> Iterator[tuple[str, Row]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import onnx
@@ -24,8 +25,8 @@ KERNELS = ("LINEAR", "RBF", "POLY", "SIGMOID")
 TWO = ("l", "p")
 
 
-def ml(operator: str, outputs: tuple[str, ...] = ("y",), x: np.ndarray = X, **how: object) -> Row:
-    return row(operator, {"x": x}, outputs=outputs, domain="ai.onnx.ml", **how)  # type: ignore[arg-type]
+def ml(operator: str, outputs: tuple[str, ...] = ("y",), x: np.ndarray = X, **how: Any) -> Row:
+    return row(operator, {"x": x}, outputs=outputs, domain="ai.onnx.ml", **how)
 
 
 def linear() -> Iterator[tuple[str, Row]]:
@@ -141,9 +142,9 @@ def by_runtime(one: Row) -> list[np.ndarray]:
 
 @pytest.mark.usefixtures("needs_compiler")
 @pytest.mark.parametrize("family", [linear, machines, features, encoders])
-def test_operators_mean_what_onnx_runtime_means(family: object) -> None:
+def test_operators_mean_what_onnx_runtime_means(family: Callable[[], Any]) -> None:
     """A coefficient of another class, a vote for the loser, a norm without its sign, a key that is not found."""
-    cases = dict(family())  # type: ignore[operator]
+    cases = dict(family())
     results = rows.by_compiler(cases)
     for name, one in cases.items():
         for k, (got, want) in enumerate(zip(results[name], by_runtime(one), strict=True)):

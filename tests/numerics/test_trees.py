@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -53,11 +54,11 @@ class Node:
 
 
 def grown(
-    rng: np.random.Generator, depth: int, modes: Sequence[str], missing: bool, weights: Callable[[], object]
+    rng: np.random.Generator, depth: int, modes: Sequence[str], missing: bool, weights: Callable[[], Any]
 ) -> Node:
     """A random tree of at most this depth, which grows to one side as well as to both."""
     if depth == 0 or rng.uniform() < 0.15:
-        return Node(weights=weights())  # type: ignore[arg-type]
+        return Node(weights=weights())
     children = tuple(grown(rng, depth - 1, modes, missing, weights) for _ in range(2))
     threshold, mode = float(rng.choice(GRID[:-1])), str(rng.choice(modes))
     members = tuple(rng.choice(GRID[1:-2], rng.integers(1, 5))) if mode == "BRANCH_MEMBER" else ()
@@ -109,7 +110,7 @@ def old(trees: Sequence[Node], prefix: str) -> dict[str, object]:
             for target, weight in node.weights:
                 for name, value in {"treeids": t, "nodeids": k, "ids": target, "weights": weight}.items():
                     lists.setdefault(f"{prefix}_{name}", []).append(value)
-    return lists  # type: ignore[return-value]
+    return lists
 
 
 def new(trees: Sequence[Node], kind: str, aggregate: int) -> dict[str, object]:
@@ -171,15 +172,15 @@ def events(kind: str, count: int = 60) -> np.ndarray:
     return np.nan_to_num(drawn, posinf=2, neginf=-2).astype(kind) if kind.startswith("int") else drawn.astype(kind)
 
 
-ML = {"domain": "ai.onnx.ml"}
+ML: dict[str, Any] = {"domain": "ai.onnx.ml"}
 
 
-def regressor(trees: Sequence[Node], targets: int, kind: str = "float32", aggregate: str = "SUM", **how: object) -> Row:
+def regressor(trees: Sequence[Node], targets: int, kind: str = "float32", aggregate: str = "SUM", **how: Any) -> Row:
     x = events(kind)
     base = how.get("base_values", ())
-    answer = exact(trees, x, targets, aggregate, base).astype(np.float32)  # type: ignore[arg-type]
+    answer = exact(trees, x, targets, aggregate, base).astype(np.float32)
     attributes = old(trees, "target") | {"n_targets": targets, "aggregate_function": aggregate} | how
-    return row("TreeEnsembleRegressor", {"x": x}, answer=lambda x: answer, **ML, **attributes)  # type: ignore[arg-type]
+    return row("TreeEnsembleRegressor", {"x": x}, answer=lambda x: answer, **ML, **attributes)
 
 
 def regressors() -> Iterator[tuple[str, Row]]:
@@ -223,7 +224,7 @@ def ensembles() -> Iterator[tuple[str, Row]]:
                     {"x": x},
                     answer=lambda x, answer=answer: answer,
                     n_targets=2,
-                    **ML,  # type: ignore[arg-type]
+                    **ML,
                     **new(trees, kind, number),
                 ),
             )
@@ -260,11 +261,11 @@ def by_runtime(one: Row) -> list[np.ndarray]:
     return [np.asarray(a) for a in session.run(None, rows.feeds({"": one}))]
 
 
-def classifier(trees: Sequence[Node], labels: Sequence[int], ids: Sequence[int], **how: object) -> Row:
+def classifier(trees: Sequence[Node], labels: Sequence[int], ids: Sequence[int], **how: Any) -> Row:
     attributes = old(trees, "class") | {"classlabels_int64s": list(labels)} | how
-    attributes["class_ids"] = [ids[k] for k in attributes["class_ids"]]  # type: ignore[attr-defined]
+    attributes["class_ids"] = [ids[k] for k in attributes["class_ids"]]
     x = {"x": events("float32")}
-    return row("TreeEnsembleClassifier", x, outputs=("l", "p"), **ML, **attributes)  # type: ignore[arg-type]
+    return row("TreeEnsembleClassifier", x, outputs=("l", "p"), **ML, **attributes)
 
 
 def positive(trees: list[Node]) -> list[Node]:
@@ -339,6 +340,6 @@ def test_a_row_does_not_depend_on_its_batch() -> None:
 )
 def test_odd_trees_are_refused(change: dict[str, object], message: str) -> None:
     attributes = old([grown_to_one()], "target") | {"n_targets": 1} | change
-    one = row("TreeEnsembleRegressor", {"x": events("float32")}, **ML, **attributes)  # type: ignore[arg-type]
+    one = row("TreeEnsembleRegressor", {"x": events("float32")}, **ML, **attributes)
     with pytest.raises(SofieError, match=message):
         rows.by_level({"": one}, "decompose,lower-onnx")

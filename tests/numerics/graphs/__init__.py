@@ -6,20 +6,14 @@ that the folding passes have something to fold. `draws.py` counts how often each
 
 from __future__ import annotations
 
-from tests.numerics.graphs import (  # noqa: F401  they register their rows
-    elementwise,
-    learning,
-    movement,
-    normalization,
-    products,
-    quantization,
-    random,
-    reductions,
-    sampling,
-    sequences,
-)
+import importlib
+import pkgutil
+
 from tests.numerics.graphs.registry import ROWS, Key
 from tests.numerics.graphs.strategy import EXCUSED, Drawn, models
+
+for _family in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_family.name}")  # they register their rows
 
 OPERATORS: tuple[Key, ...] = tuple(sorted(ROWS))
 """Every operator that has a row."""

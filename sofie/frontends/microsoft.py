@@ -226,7 +226,8 @@ def _embed_layer_normalization(n: Node) -> None:
     if n.has("position_ids"):
         places = n("Gather", "position_embedding", "position_ids")
     else:
-        steps = n("Shape", "input_ids", start=1, end=2)
+        known = n.shape("input_ids")[1]
+        steps = n.constant([known]) if known else n("Shape", "input_ids", start=1, end=2)
         first, axes = n.constant([0]), n.constant([0])
         places = n("Slice", "position_embedding", first, steps, axes)
     total = n("Add", words, places)

@@ -56,7 +56,8 @@ def evaluate(node: onnx.NodeProto, values: Arrays) -> list[np.ndarray]:
     if own is not None:
         operands = [values[n] if n else None for n in node.input]
         how = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-        return [np.asarray(own(*operands, **how))]
+        made = own(*operands, **how)
+        return [np.asarray(a) for a in (made if isinstance(made, tuple) else (made,))]
     inside = any(a.type == onnx.AttributeProto.GRAPH for a in node.attribute)
     if not inside:
         return evaluate_node(node, [values[n] if n else None for n in node.input], dict(DOMAINS))
@@ -163,7 +164,158 @@ def _requantized(total: np.ndarray, scale: float, zero: np.ndarray) -> np.ndarra
     return rounded.clip(np.iinfo(zero.dtype).min, np.iinfo(zero.dtype).max).astype(zero.dtype)
 
 
-OWN: dict[tuple[str, str], Callable[..., np.ndarray]] = {
+def _product(a: np.ndarray, a_zero: np.ndarray, b: np.ndarray, b_zero: np.ndarray) -> np.ndarray:
+    return np.asarray((a.astype(np.int64) - a_zero) @ (b.astype(np.int64) - b_zero))
+
+
+def matmul_integer_to_float(
+    a: np.ndarray,
+    b: np.ndarray,
+    a_scale: np.ndarray,
+    b_scale: np.ndarray,
+    a_zero: np.ndarray,
+    b_zero: np.ndarray,
+    bias: np.ndarray,
+) -> np.ndarray:
+    return np.asarray(_product(a, a_zero, b, b_zero) * (a_scale * b_scale) + bias, bias.dtype)
+
+
+def q_gemm(
+    a: np.ndarray,
+    a_scale: np.ndarray,
+    a_zero: np.ndarray,
+    b: np.ndarray,
+    b_scale: np.ndarray,
+    b_zero: np.ndarray,
+    c: np.ndarray,
+    y_scale: np.ndarray,
+    y_zero: np.ndarray,
+) -> np.ndarray:
+    """The bias is in units of both scales."""
+    total = _product(a, a_zero, b, b_zero) + c
+    return _requantized(total, float(a_scale) * float(b_scale) / float(y_scale), y_zero)
+
+
+def _q_linear(join: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callable[..., np.ndarray]:
+    def judge(*operands: np.ndarray) -> np.ndarray:
+        """Each operand and the result is followed by its scale and zero point."""
+        a, a_scale, a_zero, b, b_scale, b_zero, c_scale, c_zero = operands
+        one, two = ((x.astype(np.float64) - z) * float(s) for x, s, z in ((a, a_scale, a_zero), (b, b_scale, b_zero)))
+        return _requantized(join(one, two), 1 / float(c_scale), c_zero)
+
+    return judge
+
+
+def dynamic_quantize_matmul(
+    a: np.ndarray, b: np.ndarray, b_scale: np.ndarray, b_zero: np.ndarray, bias: np.ndarray
+) -> np.ndarray:
+    """Of an operand that its own range quantises without error."""
+    return np.asarray(a @ ((b.astype(a.dtype) - b_zero.astype(a.dtype)) * b_scale) + bias)
+
+
+def dynamic_quantize_lstm(*operands: np.ndarray | None, **how: object) -> tuple[np.ndarray, ...]:
+    """The LSTM whose weights are those of the integers."""
+    x, w, r, bias, *_, w_scale, w_zero, r_scale, r_zero = operands
+    assert x is not None
+
+    def weights(q: np.ndarray | None, scale: np.ndarray | None, zero: np.ndarray | None) -> np.ndarray:
+        assert q is not None and scale is not None and zero is not None
+        real = (q.astype(x.dtype) - zero.astype(x.dtype)[:, None, None]) * scale.astype(x.dtype)[:, None, None]
+        return np.ascontiguousarray(real.transpose(0, 2, 1))
+
+    lstm = helper.make_node("LSTM", ["x", "w", "r", "b"], ["y", "h", "c"], **how)
+    given = [x, weights(w, w_scale, w_zero), weights(r, r_scale, r_zero), bias]
+    return tuple(evaluate_node(lstm, given, dict(DOMAINS)))
+
+
+def embed_layer_normalization(
+    ids: np.ndarray,
+    segments: np.ndarray,
+    words: np.ndarray,
+    positions: np.ndarray,
+    kinds: np.ndarray,
+    gamma: np.ndarray,
+    beta: np.ndarray,
+    epsilon: float = 1e-12,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Also how many tokens each text has, which is 0 without a mask."""
+    total = words[ids] + positions[: ids.shape[1]] + kinds[segments]
+    centred = total - total.mean(-1, keepdims=True)
+    deviation = np.sqrt((centred**2).mean(-1, keepdims=True) + np.asarray(epsilon, total.dtype))
+    return centred / deviation * gamma + beta, np.zeros(len(ids), np.int32)
+
+
+def _rows_of(values: Sequence[float], x: np.ndarray, columns: int) -> np.ndarray:
+    return np.array(values, x.dtype).reshape(-1, columns)
+
+
+def linear_classifier(
+    x: np.ndarray, coefficients: list[float], intercepts: list[float], classlabels_ints: list[int]
+) -> tuple[np.ndarray, np.ndarray]:
+    scores = x @ _rows_of(coefficients, x, x.shape[1]).T + np.array(intercepts, x.dtype)
+    return np.array(classlabels_ints, np.int64)[scores.argmax(1)], scores
+
+
+def svm_classifier(
+    x: np.ndarray, coefficients: list[float], rho: list[float], classlabels_ints: list[int], kernel_type: bytes
+) -> tuple[np.ndarray, np.ndarray]:
+    """A linear machine for each class."""
+    scores = x @ _rows_of(coefficients, x, x.shape[1]).T + np.asarray(rho[0], x.dtype)
+    return np.array(classlabels_ints, np.int64)[scores.argmax(1)], scores
+
+
+def svm_regressor(
+    x: np.ndarray,
+    coefficients: list[float],
+    kernel_params: list[float],
+    kernel_type: bytes,
+    n_supports: int,
+    rho: list[float],
+    support_vectors: list[float],
+) -> np.ndarray:
+    """With radial kernels."""
+    apart = x[:, None] - _rows_of(support_vectors, x, x.shape[1])[None]
+    kernels = np.exp(np.asarray(-kernel_params[0], x.dtype) * (apart**2).sum(-1))
+    return np.asarray(kernels @ _rows_of(coefficients, x, n_supports).T + np.asarray(rho[0], x.dtype))
+
+
+def _stumps(x: np.ndarray, prefix: str, count: int, how: dict[str, list[float]]) -> np.ndarray:
+    """Trees of one node and two leaves, each with a weight for one result."""
+    total = np.zeros((len(x), count), x.dtype)
+    for tree in range(len(how["nodes_treeids"]) // 3):
+        holds = x[:, int(how["nodes_featureids"][3 * tree])] <= how["nodes_values"][3 * tree]
+        for leaf, reached in enumerate((holds, ~holds)):
+            at = 2 * tree + leaf
+            total[:, int(how[f"{prefix}_ids"][at])] += np.where(reached, how[f"{prefix}_weights"][at], 0).astype(
+                x.dtype
+            )
+    return total
+
+
+def tree_ensemble_regressor(x: np.ndarray, n_targets: int, **how: list[float]) -> np.ndarray:
+    return _stumps(x, "target", n_targets, how)
+
+
+def tree_ensemble_classifier(
+    x: np.ndarray, classlabels_int64s: list[int], **how: list[float]
+) -> tuple[np.ndarray, np.ndarray]:
+    scores = _stumps(x, "class", len(classlabels_int64s), how)
+    return np.array(classlabels_int64s, np.int64)[scores.argmax(1)], scores
+
+
+OWN: dict[tuple[str, str], Callable[..., np.ndarray | tuple[np.ndarray, ...]]] = {
+    ("ai.onnx.ml", "LinearClassifier"): linear_classifier,
+    ("ai.onnx.ml", "SVMClassifier"): svm_classifier,
+    ("ai.onnx.ml", "SVMRegressor"): svm_regressor,
+    ("ai.onnx.ml", "TreeEnsembleClassifier"): tree_ensemble_classifier,
+    ("ai.onnx.ml", "TreeEnsembleRegressor"): tree_ensemble_regressor,
+    ("com.microsoft", "DynamicQuantizeLSTM"): dynamic_quantize_lstm,
+    ("com.microsoft", "DynamicQuantizeMatMul"): dynamic_quantize_matmul,
+    ("com.microsoft", "EmbedLayerNormalization"): embed_layer_normalization,
+    ("com.microsoft", "MatMulIntegerToFloat"): matmul_integer_to_float,
+    ("com.microsoft", "QGemm"): q_gemm,
+    ("com.microsoft", "QLinearAdd"): _q_linear(np.add),
+    ("com.microsoft", "QLinearMul"): _q_linear(np.multiply),
     ("", "GlobalLpPool"): global_lp_pool,
     ("", "LRN"): lrn,
     ("", "MaxRoiPool"): max_roi_pool,

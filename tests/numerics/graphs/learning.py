@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+from onnx import numpy_helper
 
 from tests.numerics.graphs.graph import Graph
+from tests.numerics.graphs.quantization import integers, scale, zero
 from tests.numerics.graphs.registry import draws
 
 ML, MICROSOFT = "ai.onnx.ml", "com.microsoft"
@@ -85,11 +87,89 @@ def regressor(g: Graph) -> None:
     )
 
 
+def distinct(g: Graph, count: int) -> list[float]:
+    """Attributes that are all different, so that no two classes tie."""
+    return [float(v) / 4 for v in g.rng.permutation(np.arange(1, 3 * count + 1))[:count]]
+
+
+@draws("LinearClassifier", domain=ML)
+def classifier(g: Graph) -> None:
+    x = table(g, exact=True)
+    labels = [7, 1, 4]
+    g.nodes_of(
+        "LinearClassifier",
+        [x],
+        2,
+        domain=ML,
+        coefficients=distinct(g, 3 * g.shape(x)[1]),
+        intercepts=distinct(g, 3),
+        classlabels_ints=labels,
+    )
+
+
+@draws("SVMClassifier", domain=ML)
+def machine(g: Graph) -> None:
+    """A linear machine for each class."""
+    x = table(g, exact=True)
+    coefficients = distinct(g, 3 * g.shape(x)[1])
+    how = {"rho": [0.25], "classlabels_ints": [7, 1, 4], "kernel_type": "LINEAR"}
+    g.nodes_of("SVMClassifier", [x], 2, domain=ML, coefficients=coefficients, **how)
+
+
+@draws("SVMRegressor", domain=ML)
+def radial(g: Graph) -> None:
+    x, supports = g.bounded(table(g)), g.integer(1, 4)
+    g.node(
+        "SVMRegressor",
+        [x],
+        domain=ML,
+        coefficients=reals(g, supports),
+        kernel_params=[0.25, 0.0, 3.0],
+        kernel_type="RBF",
+        n_supports=supports,
+        rho=reals(g, 1),
+        support_vectors=reals(g, supports * g.shape(x)[1]),
+    )
+
+
+def stumps(g: Graph, x: str, prefix: str, results: int) -> dict[str, object]:
+    """Attributes of trees of one node and two leaves; thresholds lie between exact features."""
+    count = g.integer(1, 4)
+    features = g.rng.integers(0, g.shape(x)[1], count)
+    trees = [t for t in range(count) for _ in range(3)]
+    leaves = [t for t in range(count) for _ in range(2)]
+    return {
+        "nodes_treeids": trees,
+        "nodes_nodeids": [0, 1, 2] * count,
+        "nodes_featureids": [int(f) if k == 0 else 0 for f in features for k in range(3)],
+        "nodes_values": [0.125 if k == 0 else 0.0 for _ in features for k in range(3)],
+        "nodes_modes": ["BRANCH_LEQ", "LEAF", "LEAF"] * count,
+        "nodes_truenodeids": [1, 0, 0] * count,
+        "nodes_falsenodeids": [2, 0, 0] * count,
+        f"{prefix}_treeids": leaves,
+        f"{prefix}_nodeids": [1, 2] * count,
+        f"{prefix}_ids": [k % results for k in range(2 * count)],
+        f"{prefix}_weights": [2.0**k for k in range(2 * count)],
+    }
+
+
+@draws("TreeEnsembleRegressor", domain=ML)
+def forest(g: Graph) -> None:
+    x, targets = table(g, exact=True), g.integer(1, 2)
+    g.node("TreeEnsembleRegressor", [x], domain=ML, n_targets=targets, **stumps(g, x, "target", targets))
+
+
+@draws("TreeEnsembleClassifier", domain=ML)
+def voters(g: Graph) -> None:
+    """Weights are powers of two: no two classes tie."""
+    x = table(g, exact=True)
+    how = stumps(g, x, "class", 3)
+    g.nodes_of("TreeEnsembleClassifier", [x], 2, domain=ML, classlabels_int64s=[7, 1, 4], **how)
+
+
 @draws("TreeEnsemble", domain=ML)
 def trees(g: Graph) -> None:
     """One tree of one node and two leaves for each of two targets; thresholds lie between exact features."""
-    from onnx import numpy_helper
-
     x = table(g, exact=True)
     features = g.rng.integers(0, g.shape(x)[1], 2)
 
@@ -188,3 +268,63 @@ def multi_head(g: Graph) -> None:
     size, batch, steps = 4, g.integer(1, 2), g.integer(1, 3)
     operands = [g.operand(batch, steps, size) for _ in range(3)]
     g.node("MultiHeadAttention", operands, domain=MICROSOFT, num_heads=2)
+
+
+@draws("QLinearAdd", "QLinearMul", domain=MICROSOFT)
+def q_linear(g: Graph) -> None:
+    kind, extents = g.one_of("uint8", "int8"), (g.integer(1, 3), g.integer(1, 6))
+    first = [integers(g, kind, *extents), scale(g), zero(g, kind)]
+    second = [integers(g, kind, extents[1]), scale(g), zero(g, kind)]
+    last = [g.constant(np.float32(8)), zero(g, kind)]
+    for operator in ("QLinearAdd", "QLinearMul"):
+        g.node(operator, [*first, *second, *last], domain=MICROSOFT)
+
+
+def integer_matrices(g: Graph) -> tuple[list[str], list[str], int]:
+    """Two matrices that fit, each with its scale and zero point, and how wide their product is."""
+    m, k, n = (g.integer(1, 6) for _ in range(3))
+    return *([integers(g, "uint8", *s), scale(g), zero(g, "uint8")] for s in ((m, k), (k, n))), n
+
+
+@draws("MatMulIntegerToFloat", domain=MICROSOFT)
+def matmul_to_float(g: Graph) -> None:
+    a, b, width = integer_matrices(g)
+    operands = [a[0], b[0], a[1], b[1], a[2], b[2], g.operand(width)]
+    g.node("MatMulIntegerToFloat", operands, domain=MICROSOFT)
+
+
+@draws("QGemm", domain=MICROSOFT)
+def q_gemm(g: Graph) -> None:
+    a, b, width = integer_matrices(g)
+    bias = g.given(g.rng.integers(-99, 99, width).astype(np.int32))
+    g.node("QGemm", [*a, *b, bias, g.constant(np.float32(16)), zero(g, "uint8")], domain=MICROSOFT)
+
+
+@draws("DynamicQuantizeMatMul", domain=MICROSOFT)
+def dynamic_matmul(g: Graph) -> None:
+    """A range of 255 steps of a power of two, which rounds nothing."""
+    x = g.rng.integers(0, 256, (g.integer(1, 3), g.integer(2, 5)))
+    x.flat[:2] = 0, 255
+    a = g.feed(((x - g.integer(0, 255)) * 2.0 ** -g.integer(1, 5)).astype(np.float32))
+    width = g.integer(1, 4)
+    operands = [a, integers(g, "uint8", g.shape(a)[1], width), scale(g), zero(g, "uint8"), g.operand(width)]
+    g.node("DynamicQuantizeMatMul", operands, domain=MICROSOFT)
+
+
+@draws("DynamicQuantizeLSTM", domain=MICROSOFT)
+def dynamic_lstm(g: Graph) -> None:
+    steps, batch, inputs, hidden = (g.integer(1, n) for n in (4, 2, 3, 3))
+    x, bias = g.operand(steps, batch, inputs), g.operand(1, 8 * hidden)
+    weights = [integers(g, "uint8", 1, rows, 4 * hidden) for rows in (inputs, hidden)]
+    ends = [[g.constant(np.array([2.0**-8], np.float32)), g.constant(np.array([128], np.uint8))] for _ in weights]
+    operands = [x, *weights, bias, "", "", "", "", *ends[0], *ends[1]]
+    g.nodes_of("DynamicQuantizeLSTM", operands, 3, domain=MICROSOFT, hidden_size=hidden)
+
+
+@draws("EmbedLayerNormalization", domain=MICROSOFT)
+def embeddings(g: Graph) -> None:
+    batch, steps, width = g.integer(1, 2), g.integer(1, 4), g.integer(2, 5)
+    ids, segments = (g.feed(g.rng.integers(0, n, (batch, steps)).astype(np.int32)) for n in (6, 2))
+    tables = [g.weight(n, width) for n in (6, 5, 2)]
+    operands = [ids, segments, *tables, g.positive(width), g.operand(width)]
+    g.nodes_of("EmbedLayerNormalization", operands, 2, domain=MICROSOFT, epsilon=0.1)

@@ -18,26 +18,6 @@ from tests.numerics.graphs.registry import ROWS, Key
 
 EXCUSED: dict[Key, str] = {
     ("", "Constant"): "every weight is one",
-    **{
-        ("ai.onnx.ml", operator): "labels jump where scores are rounded: tests/numerics/test_ml.py"
-        for operator in ("LinearClassifier", "SVMClassifier", "SVMRegressor")
-    },
-    **{
-        ("ai.onnx.ml", operator): "not in the version that graphs import: tests/numerics/test_trees.py"
-        for operator in ("TreeEnsembleClassifier", "TreeEnsembleRegressor")
-    },
-    **{
-        ("com.microsoft", operator): "rounds to scales that data tell: tests/numerics/test_microsoft.py"
-        for operator in (
-            "DynamicQuantizeLSTM",
-            "DynamicQuantizeMatMul",
-            "MatMulIntegerToFloat",
-            "QGemm",
-            "QLinearAdd",
-            "QLinearMul",
-        )
-    },
-    ("com.microsoft", "EmbedLayerNormalization"): "reads tokens: tests/numerics/test_microsoft.py",
 }
 """Operators that no row draws, and where else they are tested."""
 

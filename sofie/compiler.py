@@ -57,6 +57,7 @@ class Options:
         options = {
             "vectorize": ArgSpec("vectorize", {"cpu": (target.name,)}),
             "lower-to-blas": ArgSpec("lower-to-blas", {"library": (self.blas,)}),
+            "pack-weights": ArgSpec("pack-weights", {} if self.blas == "none" else {"panel": (0,)}),
         }
         return pipeline.parse(self.passes, self.without, options)
 

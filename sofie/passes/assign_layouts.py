@@ -131,7 +131,7 @@ class _Layouts:
         """The op and what is inside it read the model's own order."""
         for user in op.walk():
             for k, value in enumerate(user.operands):
-                if self._moved(value) is not None:
+                if value in self._forms:
                     user.operands[k] = self.form(value, tuple(range(len(shape_of(value)))))
 
     # -- which order ----------------------------------------------------------------------------------------------
@@ -187,7 +187,7 @@ class _Layouts:
             return _before(owner, WeightOp.of(owner.weight_name.data, array, element_of(value)))
         if isinstance(owner, tensor.EmptyOp):
             return _empty(_permuted(shape_of(value), order), element_of(value), _behind(value))
-        if self._moved(value) is None:
+        if value in self._forms[value].values():  # nothing took its place
             if isinstance(owner, GenericOp) and _is_cheap(owner):
                 loops = [d for a in order for d in structured.output_maps(owner)[0].results[a].used_dims()]
                 operands = [*owner.inputs, self.form(owner.outputs[0], order)]

@@ -23,7 +23,7 @@ import numpy as np
 from xdsl.context import Context
 from xdsl.dialects.builtin import AffineMapAttr, ArrayAttr, ModuleOp
 from xdsl.dialects.linalg.ops import GenericOp
-from xdsl.ir.affine import AffineExpr
+from xdsl.ir.affine import AffineDimExpr, AffineExpr
 from xdsl.passes import ModulePass
 
 from sofie import structured
@@ -127,9 +127,14 @@ class PackWeights(ModulePass):
 
 
 def _lanes_loop(generic: GenericOp, k: int, dims: list[int]) -> int | None:
-    """The parallel loop of the constant that no other input has; the longest of several."""
+    """The loop along the result's last axis, if the constant has it; else its longest that no other input has."""
     extents, reduce = structured.extents(generic), structured.reductions(generic)
-    others = [m for j, m in enumerate(structured.maps_of(generic)[: len(generic.inputs)]) if j != k]
+    maps = structured.maps_of(generic)
+    innermost = structured.output_maps(generic)[0].results[-1:]
+    others = [m for j, m in enumerate(maps[: len(generic.inputs)]) if j != k]
     elsewhere = {d for m in others for e in m.results for d in e.used_dims()}
+    for expr in innermost:
+        if isinstance(expr, AffineDimExpr) and expr.position in dims and extents[expr.position] >= FEWEST_LANES:
+            return expr.position
     free = [d for d in dims if d not in reduce and d not in elsewhere and extents[d] >= FEWEST_LANES]
     return max(free, key=lambda d: extents[d], default=None)

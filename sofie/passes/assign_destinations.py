@@ -163,11 +163,13 @@ def _before_inserts(insert: tensor.InsertSliceOp) -> SSAValue | None:
 
 def _disjoint(one: Box, other: Box) -> bool:
     """Whether two parts are known to have no element in common."""
-    for (start, extent), (start_2, extent_2) in zip(one, other, strict=True):
+    for (start, extent, step), (start_2, extent_2, step_2) in zip(one, other, strict=True):
         if isinstance(start, SSAValue) or isinstance(start_2, SSAValue):
             continue
         try:
-            if start >= start_2 + extent_2 or start_2 >= start + extent:
+            if step == step_2 > 1 and (start - start_2) % step:
+                return True  # they interleave
+            if start >= start_2 + extent_2 * step_2 or start_2 >= start + extent * step:
                 return True
         except UnsupportedError:
             continue  # it depends on a size
@@ -183,13 +185,13 @@ def _only_inserted_into(base: SSAValue) -> bool:
     )
 
 
-Box = list[tuple[int | SSAValue, int]]
-"""Start and extent along every axis."""
+Box = list[tuple[int | SSAValue, int, int]]
+"""Start, extent and step along every axis."""
 
 
 def _box(insert: tensor.InsertSliceOp) -> Box:
     offsets = entries(insert.static_offsets.get_values(), insert.offsets)
-    return list(zip(offsets, shape_of(insert.source), strict=True))
+    return list(zip(offsets, shape_of(insert.source), insert.static_strides.get_values(), strict=True))
 
 
 def _known_before(values: Sequence[SSAValue], anchor: Operation) -> bool:

@@ -44,7 +44,6 @@ BATCH = 16
 LARGEST_BATCH = 64
 
 Reshape = tensor.CollapseShapeOp | tensor.ExpandShapeOp
-_PURE = (GenericOp, tensor.EmptyOp, tensor.InsertSliceOp, tensor.ExtractSliceOp, *Reshape.__args__, WeightOp)
 
 
 @dataclass(frozen=True)
@@ -62,9 +61,7 @@ class AssignLayouts(ModulePass):
             block = function.body.block
             for inner in list(block.ops):
                 layouts.visit(inner)
-            for dead in reversed(list(block.ops)):
-                if isinstance(dead, _PURE) and not any(r.uses for r in dead.results):
-                    erase(dead)
+            structured.erase_unread(block)
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,7 @@ def _sum(builder: Builder, row: Sequence[float], values: Sequence[SSAValue]) -> 
 
 FLOPS = 32
 """Floating-point operations a cycle: two multiply-adds of 8 lanes."""
-STREAM = 12
+STREAM = 20
 """Bytes a cycle out of the third-level cache."""
 TRANSFORMS = {2: (0.6, 0.4), 4: (2.2, 1.6)}
 """Cycles a tile and channel for the transforms of input and output."""

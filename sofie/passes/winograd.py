@@ -187,13 +187,12 @@ class _Rewrite:
         u = site.insert(WeightOp.of(layer.name, self.form.kernel(layer.kernel)))
         y = site.empty(shape_of(layer.result), f32)
         y.name_hint = layer.result.name_hint
-        whole, rest = divmod(layer.height, m)
+        rows = self._rows_at_once(tiles)
+        whole = layer.height // (rows * m)
         for image in range(layer.batch):
-            if whole:
-                rows = self._rows_at_once(whole, tiles)
-                y = self._blocks(site, x, u, y, image, whole // rows, rows)
-            if rest:
-                y = self._block(site, x, u, y, image, whole * m, 1, rest)
+            y = self._blocks(site, x, u, y, image, whole, rows)
+            if rest := layer.height - whole * rows * m:
+                y = self._block(site, x, u, y, image, whole * rows * m, rest)
         block = op.parent_block()
         assert block is not None
         replace_results(op, [y])
@@ -201,47 +200,48 @@ class _Rewrite:
             erase(layer.op)
         structured.erase_unread(block)
 
-    def _rows_at_once(self, whole: int, tiles: int) -> int:
-        """Rows of tiles in a block: as many as keep its transforms in cache, and divide them all."""
-        row = 4 * self.form.size**2 * tiles * (self.layer.channels + self.layer.outputs)
-        return max(r for r in range(1, whole + 1) if whole % r == 0 and (r == 1 or r * row <= self.block_bytes))
+    def _rows_at_once(self, tiles: int) -> int:
+        """Rows of tiles in a block: few keep its transforms in cache, but each block reads all weights."""
+        layer, points, m = self.layer, self.form.size**2, self.form.tile
+        weights = 4 * points * layer.channels * layer.outputs
+        row, rows = 4 * points * tiles * (layer.channels + layer.outputs), -(-layer.height // m)
+
+        def traffic(at_once: int) -> int:
+            spilled = 2 * row * rows if at_once * row > self.block_bytes else 0
+            return spilled + weights * -(-rows // at_once)
+
+        return min(range(rows, 0, -1), key=traffic)
 
     def _blocks(self, site: Site, x: SSAValue, u: SSAValue, y: SSAValue, image: int, count: int, rows: int) -> SSAValue:
         """`count` blocks of `rows` rows of tiles, one after the other."""
         step = rows * self.form.tile
-        if count == 1:
-            return self._block(site, x, u, y, image, 0, rows, self.form.tile)
+        if count < 2:
+            return self._block(site, x, u, y, image, 0, step) if count else y
         body = Block(arg_types=[IndexType(), y.type])
         inner = site.inside(body)
         body.args[0].name_hint, body.args[1].name_hint = "block", y.name_hint
         first = inner.insert(arith.MuliOp(body.args[0], inner.insert(extents.constant(step))))
-        inner.add(scf.YieldOp(self._block(inner, x, u, body.args[1], image, first, rows, self.form.tile)))
+        inner.add(scf.YieldOp(self._block(inner, x, u, body.args[1], image, first, step)))
         low, high, one = (site.insert(extents.constant(k)) for k in (0, count, 1))
         return site.insert(scf.ForOp(low, high, one, [y], body))
 
     def _block(
-        self,
-        site: Site,
-        x: SSAValue,
-        u: SSAValue,
-        y: SSAValue,
-        image: int,
-        first: int | SSAValue,
-        rows: int,
-        high: int,
+        self, site: Site, x: SSAValue, u: SSAValue, y: SSAValue, image: int, first: int | SSAValue, height: int
     ) -> SSAValue:
-        """Rows `first` on of the result: `rows` of tiles, each `high` rows of which are written."""
+        """`height` rows of the result from `first` on: y with them."""
         layer, m, n = self.layer, self.form.tile, self.form.size
-        tiles = -(-layer.width // m)
+        rows, tiles = -(-height // m), -(-layer.width // m)
         part = site.slice(x, [image, first, 0, 0], [1, rows * m + 2, tiles * m + 2, layer.channels])
         v = self._transformed(site, part, rows, tiles)
         start = site.fill(_zero(), [n * n, rows * tiles, layer.outputs], f32)
         maps = [structured.dims_map(4, dims) for dims in ([0, 1, 3], [0, 3, 2], [0, 1, 2])]
         (product,) = site.generic([v, u], [start], maps, _multiply_add, [3])
         product = site.reshape(product, [n * n, rows, tiles, layer.outputs])
-        into = site.empty([1, rows * m if high == m else high, layer.width, layer.outputs], f32)
-        for start_column, count, wide in _columns(layer.width, m):
-            into = self._results(site, product, into, image, first, (rows, high), (start_column, count, wide))
+        into = site.empty([1, height, layer.width, layer.outputs], f32)
+        extra = _Extra(site, image, first, height, m)
+        for down in _runs(height, m):
+            for across in _runs(layer.width, m):
+                into = self._results(site, product, into, extra, down, across)
         return site.put(into, y, [image, first, 0, 0])
 
     def _transformed(self, site: Site, x: SSAValue, rows: int, tiles: int) -> SSAValue:
@@ -263,48 +263,39 @@ class _Rewrite:
         return v
 
     def _results(
-        self,
-        site: Site,
-        product: SSAValue,
-        into: SSAValue,
-        image: int,
-        first: int | SSAValue,
-        rows: tuple[int, int],
-        columns: tuple[int, int, int],
+        self, site: Site, product: SSAValue, into: SSAValue, extra: _Extra, down: Run, across: Run
     ) -> SSAValue:
-        """A' m A with the epilogue, put into `into` (1, rows, width, outputs) for a run of columns of tiles."""
+        """A' m A with the epilogue of some rows and columns of tiles, put into `into` (1, rows, width, outputs)."""
         layer, m, n = self.layer, self.form.tile, self.form.size
-        (count, high), (start, across, wide) = rows, columns
-        if across < -(-layer.width // m):
-            product = site.slice(product, [0, 0, start, 0], [n * n, count, across, layer.outputs])
-        pixels = [(i, j) for i in range(high) for j in range(wide)]
+        shape = [down.count, across.count, layer.outputs]
+        if shape != list(shape_of(product)[1:]):
+            product = site.slice(product, [0, down.start, across.start, 0], [n * n, *shape])
+        pixels = [(i, j) for i in range(down.length) for j in range(across.length)]
         points = [structured.dims_map(3, [AffineExpr.constant(k), 0, 1, 2]) for k in range(n * n)]
-        extra = _Extra(site, image, first, count * m if high == m else high, m, start)
         reads: list[tuple[SSAValue, AffineMap]] = []
 
         def slot(value: SSAValue, map: AffineMap, pixel: Pixel) -> int:
-            operand, moved = extra.read(value, map, pixel)
-            if (operand, moved) not in reads:
-                reads.append((operand, moved))
-            return reads.index((operand, moved))
+            operand = extra.read(value, map, (down.start * m + pixel[0], across.start * m + pixel[1]))
+            if operand not in reads:
+                reads.append(operand)
+            return reads.index(operand)
 
         finish = [self._finisher(slot, pixel) for pixel in pixels]
 
         def body(b: Builder, args: Sequence[SSAValue]) -> list[SSAValue]:
-            results = self.form.output(b, list(args[: n * n]), high, wide)
+            results = self.form.output(b, list(args[: n * n]), down.length, across.length)
             given = args[n * n : n * n + len(reads)]
             return [f(b, value, given) for f, value in zip(finish, results, strict=True)]
 
-        outs = [site.empty([1, count, across, layer.outputs], f32) for _ in pixels]
-        out_map = structured.dims_map(3, [None, 0, 1, 2])
+        outs = [site.empty([1, *shape], f32) for _ in pixels]
         made = site.generic(
             [*[product] * (n * n), *(v for v, _ in reads)],
             outs,
-            [*points, *(m for _, m in reads), *[out_map] * len(outs)],
+            [*points, *(m for _, m in reads), *[structured.dims_map(3, [None, 0, 1, 2])] * len(outs)],
             body,
         )
         for (i, j), value in zip(pixels, made, strict=True):
-            into = site.put(value, into, [0, i, start * m + j, 0], [1, m, m, 1])
+            into = site.put(value, into, [0, down.start * m + i, across.start * m + j, 0], [1, m, m, 1])
         return into
 
     def _finisher(
@@ -340,18 +331,35 @@ class _Rewrite:
 
 
 @dataclass(frozen=True)
+class Run:
+    """Rows or columns of tiles: the first, how many, and how much of each tile is written."""
+
+    start: int
+    count: int
+    length: int
+
+
+def _runs(extent: int, tile: int) -> list[Run]:
+    """Whole tiles, then what is left."""
+    whole, rest = divmod(extent, tile)
+    return [run for run in (Run(0, whole, tile), Run(whole, 1, rest)) if run.count and run.length]
+
+
+@dataclass(frozen=True)
 class _Extra:
-    """How the other operands of a block's results are read: rows from `first` on, a tile's pixel at a time."""
+    """How the other operands of a block's results are read: `rows` rows from `first` on, by tiles."""
 
     site: Site
     image: int
     first: int | SSAValue
     rows: int
     tile: int
-    start: int
 
     def read(self, value: SSAValue, map: AffineMap, pixel: Pixel) -> tuple[SSAValue, AffineMap]:
-        """The operand and its map over (row of tiles, column of tiles, channel), where `map` is over (n, y, x, c)."""
+        """The operand and its map over (row of tiles, column of tiles, channel), where `map` is over (n, y, x, c).
+
+        `pixel` is the place in the block of the first tile's pixel.
+        """
         d = AffineExpr.dimension
         dims = structured.dims_of(map)
         assert dims is not None
@@ -363,7 +371,7 @@ class _Extra:
             None: AffineExpr.constant(0),
             0: AffineExpr.constant(0),
             1: d(0) * self.tile + pixel[0],
-            2: d(1) * self.tile + (self.start * self.tile + pixel[1]),
+            2: d(1) * self.tile + pixel[1],
             3: d(2),
         }
         return value, AffineMap(3, 0, tuple(place[a] for a in dims))
@@ -410,12 +418,6 @@ def _multiply_add(b: Builder, args: Sequence[SSAValue]) -> list[SSAValue]:
 
 def _zero() -> arith.ConstantOp:
     return arith.ConstantOp(FloatAttr(0.0, f32))
-
-
-def _columns(width: int, tile: int) -> list[tuple[int, int, int]]:
-    """(first column of tiles, how many, columns of each that are written): whole tiles, then what is left."""
-    whole, rest = divmod(width, tile)
-    return [part for part in ((0, whole, tile), (whole, 1, rest)) if part[1] and part[2]]
 
 
 def _widened(site: Site, x: SSAValue, shape: Sequence[int]) -> SSAValue:

@@ -118,6 +118,8 @@ class PackWeights(ModulePass):
 
     def _width(self, generic: GenericOp, lanes: int, dims: Sequence[int]) -> int:
         """The width of a panel; 0 where one row of all outputs is as good."""
+        if self.panel == 0:
+            return 0
         extents = structured.extents(generic)
         parallel = [d for d in range(len(extents)) if d not in structured.reductions(generic) and d not in dims]
         rows = math.prod(extents[d] for d in parallel)

@@ -55,7 +55,7 @@ def flops(module: ModuleOp) -> int:
     Comparisons, selections, conversions and integer arithmetic do not count; the zeros of padding do.
     """
     return sum(
-        most(math.prod(extents(op))) * _repetitions(op) * sum(map(_counts, body_ops(op)))
+        most(math.prod(extents(op))) * _repetitions(op) * sum(map(counts, body_ops(op)))
         for op in module.walk()
         if isinstance(op, GenericOp)
     )
@@ -66,8 +66,11 @@ def bytes_in(value: SSAValue) -> int:
     return most(math.prod(shape_of(value))) * bytes_of(element_of(value))
 
 
-def _counts(op: Operation) -> bool:
-    return isinstance(op, _ARITHMETIC) or (op.dialect_name() == math_dialect.Math.name and is_float(op.results[0].type))
+def counts(op: Operation) -> bool:
+    """Whether an op is a floating-point operation on each element of its result."""
+    return isinstance(op, _ARITHMETIC) or (
+        op.dialect_name() == math_dialect.Math.name and is_float(element_of(op.results[0]))
+    )
 
 
 def _repetitions(op: Operation) -> int:

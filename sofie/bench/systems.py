@@ -24,21 +24,17 @@ def ours(case: Case, program: Program, flags: Sequence[str], label: str, blas: s
     """The worker that runs a program's own header, compiled with `flags`. Raises SofieError."""
     weights = case.folder / f"{program.name}.dat"
     write(weights, program.weight_bytes())
-    libraries = [f for f in jit.flags_for(blas) if f not in jit.FLAGS]
-    worker = executable(source_of(program), ["-std=c++17", "-w", *flags, *libraries])
-    return (*_words(worker, case, label), str(weights))
+    worker = executable(source_of(program), ["-std=c++17", "-w", *flags, *blas_flags(blas)])
+    return (*words(worker, case, label), str(weights))
 
 
-def _words(worker: Path, case: Case, label: str) -> Command:
+def words(worker: Path, case: Case, label: str) -> Command:
     """What every worker is told first."""
     return str(worker), str(case.folder), str(case.output(label))
 
 
 def source_of(program: Program) -> str:
     """The text of the worker that runs a program at its largest sizes."""
-    arguments = [str(size) for size in largest(program).values()]
-    arguments += [f"tensors.inputs[{k}].as<const {p.cpp}>()" for k, p in enumerate(program.inputs)]
-    arguments += [f"tensors.outputs[{k}].as<{p.cpp}>()" for k, p in enumerate(program.outputs)]
     return f"""{program.header(False)}
 {source("worker.hxx")}
 int main(int, char **words)
@@ -47,9 +43,22 @@ int main(int, char **words)
    const double start = worker::now();
    SOFIE_{program.name}::Session session(words[3]);
    const double setup = worker::now() - start;
-   return worker::serve(tensors, words[2], setup, [&] {{ session.infer({", ".join(arguments)}); }});
+   return worker::serve(tensors, words[2], setup, [&] {{ {session_call(program)} }});
 }}
 """
+
+
+def session_call(program: Program) -> str:
+    """The statement that runs `session` on `tensors`, at the largest sizes."""
+    arguments = [str(size) for size in largest(program).values()]
+    arguments += [f"tensors.inputs[{k}].as<const {p.cpp}>()" for k, p in enumerate(program.inputs)]
+    arguments += [f"tensors.outputs[{k}].as<{p.cpp}>()" for k, p in enumerate(program.outputs)]
+    return f"session.infer({', '.join(arguments)});"
+
+
+def blas_flags(blas: str) -> list[str]:
+    """What the compiler is told about a BLAS."""
+    return [flag for flag in jit.flags_for(blas) if flag not in jit.FLAGS]
 
 
 def onnxruntime_version() -> str:
@@ -61,7 +70,7 @@ def onnxruntime(case: Case, threads: int = 1) -> Command:
     """The worker that runs the case's model by ONNX Runtime's C API, out of the wheel. Raises SofieError."""
     library = _onnxruntime_library()
     worker = executable(source("worker.hxx") + source("onnxruntime.cpp"), ["-std=c++17", "-O2", "-ldl"])
-    return (*_words(worker, case, "ort"), str(case.model), str(threads), str(library))
+    return (*words(worker, case, "ort"), str(case.model), str(threads), str(library))
 
 
 def _onnxruntime_library() -> Path:

@@ -12,7 +12,7 @@ import onnx
 from sofie.bench.case import Case, Tensor, how_many, prepare
 from sofie.executors import Witnesses
 from sofie.weights import Array
-from tests.bench.models import MODELS
+from tests.bench.models import model
 
 INDICES = 64
 """Random integers are below this: the suite's are tokens and neighbours of one of 64 particles."""
@@ -20,7 +20,7 @@ INDICES = 64
 
 def case(name: str, cache: Path) -> Case:
     """A model of the suite, written with its inputs to the cache."""
-    proto = MODELS[name](name).model()
+    proto = model(name)
     inputs, outputs = (tuple(map(_tensor, values)) for values in (proto.graph.input, proto.graph.output))
     rng = np.random.default_rng(zlib.crc32(name.encode()) + 1)
     sets = [_draw(inputs, rng) for _ in range(how_many(inputs))]

@@ -50,8 +50,10 @@ class Worker:
             if hasattr(os, "sched_setaffinity"):
                 os.sched_setaffinity(0, cores)
 
-        pipe = subprocess.PIPE
-        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, preexec_fn=pin)
+        pipe, threads = subprocess.PIPE, dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(len(cores)))
+        self._process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, preexec_fn=pin, env=os.environ | threads
+        )
         self.setup = float(self._answer()[1])
         """Seconds until the system was ready to run."""
 

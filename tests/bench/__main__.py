@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sofie.bench import ceilings
 from sofie.bench.workers import last_core
-from tests.bench import table
+from tests.bench import peers, table
 from tests.bench.measuring import Measured, Plan, build_all, measure
 from tests.bench.models import MODELS
 from tests.bench.systems import QUICK, SYSTEMS
@@ -27,6 +27,7 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--systems", help=f"comma-separated, of {','.join(SYSTEMS)}")
     parser.add_argument("--quick", action="store_true", help="ours and ONNX Runtime, few rounds, a table here")
     parser.add_argument("--without", default="", help="passes to leave out, comma-separated")
+    parser.add_argument("--install", action="store_true", help="install the peers that need environments, and end")
     parser.add_argument("--core", type=int, default=last_core(), help="the core to time on [default: the last]")
     parser.add_argument("--cache", type=Path, default=CACHE, help=f"folder of what is kept [default: {CACHE}]")
     given = parser.parse_args(words)
@@ -39,17 +40,25 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 def plan_of(given: argparse.Namespace) -> Plan:
     """How to measure, from the command line."""
-    systems = given.systems.split(",") if given.systems else list(QUICK if given.quick else SYSTEMS)
+    cache = given.cache.resolve()
+    wanted = given.systems.split(",") if given.systems else list(QUICK if given.quick else SYSTEMS)
+    missing = {system: why for system in wanted if (why := SYSTEMS[system].absent(cache))}
+    for system, why in missing.items():
+        print(f"{SYSTEMS[system].label} is left out: {why}", file=sys.stderr)
+    systems = [system for system in wanted if system not in missing]
     rounds = given.rounds or (5 if given.quick else 9)
     seconds = given.seconds or (0.08 if given.quick else 0.3)
     without = tuple(filter(None, given.without.split(",")))
-    return Plan(systems, rounds, seconds, given.core, given.cache.resolve(), without)
+    return Plan(systems, rounds, seconds, given.core, cache, without)
 
 
 def main(words: Sequence[str]) -> None:
     """Measures and prints."""
     given = parse(words)
     plan = plan_of(given)
+    if given.install:
+        peers.install(plan.cache)
+        return
     os.environ.setdefault("SOFIE_CACHE", str(plan.cache / "compiled"))
     limits = ceilings.measure(plan.core)
     print(f"core {plan.core}: {limits.peak:.0f} GFLOP/s", file=sys.stderr)

@@ -89,7 +89,7 @@ def build(name: str, plan: Plan) -> Built:
     failed: dict[str, str] = {}
     for system in plan.systems:
         try:
-            commands[system] = SYSTEMS[system].build(suite_case, program)
+            commands[system] = SYSTEMS[system].build(suite_case, program, plan.cache)
         except SofieError as problem:
             failed[system] = str(problem)
     return Built(suite_case, truth(suite_case, plan.cache), size, commands, failed)

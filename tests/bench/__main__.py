@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -10,7 +11,8 @@ from pathlib import Path
 
 from sofie.bench import ceilings
 from sofie.bench.workers import last_core
-from tests.bench import peers, table
+from tests.bench import peers, report, table
+from tests.bench.ablation import ablate
 from tests.bench.measuring import Measured, Plan, build_all, measure
 from tests.bench.models import MODELS
 from tests.bench.systems import QUICK, SYSTEMS
@@ -27,6 +29,8 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--systems", help=f"comma-separated, of {','.join(SYSTEMS)}")
     parser.add_argument("--quick", action="store_true", help="ours and ONNX Runtime, few rounds, a table here")
     parser.add_argument("--without", default="", help="passes to leave out, comma-separated")
+    parser.add_argument("--ablate", action="store_true", help="time the suite without each optional pass")
+    parser.add_argument("--write", type=Path, metavar="FOLDER", help="write performance.md, .json and .svg, as in docs")
     parser.add_argument("--install", action="store_true", help="install the peers that need environments, and end")
     parser.add_argument("--core", type=int, default=last_core(), help="the core to time on [default: the last]")
     parser.add_argument("--cache", type=Path, default=CACHE, help=f"folder of what is kept [default: {CACHE}]")
@@ -49,27 +53,37 @@ def plan_of(given: argparse.Namespace) -> Plan:
     rounds = given.rounds or (5 if given.quick else 9)
     seconds = given.seconds or (0.08 if given.quick else 0.3)
     without = tuple(filter(None, given.without.split(",")))
-    return Plan(systems, rounds, seconds, given.core, cache, without)
+    return Plan(systems, rounds, seconds, given.core, cache, without, given.write is not None)
 
 
 def main(words: Sequence[str]) -> None:
-    """Measures and prints."""
+    """Measures and prints; `--write docs` makes the page docs/performance.md."""
     given = parse(words)
     plan = plan_of(given)
     if given.install:
         peers.install(plan.cache)
         return
     os.environ.setdefault("SOFIE_CACHE", str(plan.cache / "compiled"))
+    names = given.models or list(MODELS)
+    kept = plan.cache / "ablation.json"
+    if given.ablate:
+        ratios = ablate(names, plan)
+        kept.write_text(json.dumps(ratios))
+        print(table.ablation(ratios))
+        return
     limits = ceilings.measure(plan.core)
     print(f"core {plan.core}: {limits.peak:.0f} GFLOP/s", file=sys.stderr)
     measured: list[Measured] = []
-    for built in build_all(given.models or list(MODELS), plan):
+    for built in build_all(names, plan):
         measured.append(measure(built, plan, limits))
         times = ", ".join(f"{system} {table.us(us)} us" for system, us in measured[-1].us.items())
         print(f"{built.case.name}: {times}", file=sys.stderr)
     print(table.quick(measured))
     for line in table.failures(measured):
         print(line)
+    if given.write:
+        ratios = json.loads(kept.read_text()) if kept.exists() else {}
+        report.write(report.Results(measured, limits, plan, ratios), given.write)
 
 
 if __name__ == "__main__":

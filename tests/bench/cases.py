@@ -48,7 +48,7 @@ def error(results: list[Array], truth: list[Array]) -> float:
 
 def _error(result: Array, truth: Array) -> float:
     scale = np.abs(truth).max(initial=0.0)
-    distance = np.abs(result.astype(np.float64) - truth)
+    distance = np.abs(result.astype(np.float64) - truth.astype(np.float64))
     return float(np.where(np.isnan(distance), np.inf, distance).max(initial=0.0) / (scale or 1.0))
 
 

@@ -168,7 +168,7 @@ class Graph:
         operands = [x, weights, recurrence, self.normal([1, 2 * gates * hidden], 0.05), "", initial]
         if operator == "LSTM":
             operands.append(self.zeros(1, 1, hidden))
-        attributes = {"hidden_size": hidden} | ({"linear_before_reset": 1} if operator == "GRU" else {})
+        attributes: dict[str, Any] = {"hidden_size": hidden} | ({"linear_before_reset": 1} if operator == "GRU" else {})
         number = self._next()
         results = ["", f"gru_h_{number}"] if last else [f"{operator.lower()}_y"]
         self._nodes.append(helper.make_node(operator, operands, results, **attributes))

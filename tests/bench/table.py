@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import geometric_mean
 
 from tests.bench.measuring import Measured
@@ -54,6 +54,13 @@ def quick(all_measured: Sequence[Measured]) -> str:
     floors = mean(m.us["ours"] / m.floor.us for m in all_measured if "ours" in m.us)
     rows.append((f"geometric mean of {len(all_measured)}", f"{ratios:.2f}", f"{floors:.2f}", "", "", "", "", ""))
     return table(header, rows)
+
+
+def ablation(ratios: Mapping[str, Mapping[str, float]]) -> str:
+    """Without each pass, the suite's time over that of the whole pipeline, the most valuable pass first."""
+    rows = sorted(((mean(found.values()), name, found) for name, found in ratios.items() if found), reverse=True)
+    cells = [(name, f"{value:.2f}", f"{max(found.values()):.2f}") for value, name, found in rows]
+    return table(("without", "geometric mean", "most"), cells)
 
 
 def failures(all_measured: Iterable[Measured]) -> list[str]:

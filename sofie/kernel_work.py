@@ -7,7 +7,9 @@ condition is the run's, the most that may happen counts.
 from __future__ import annotations
 
 import math
+import operator
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from xdsl.dialects import arith, memref, scf, vector
@@ -39,12 +41,15 @@ def _bytes(value: SSAValue) -> int:
 
 @dataclass
 class _Counter:
-    """highest: the largest values of indices. accessed: bytes by the memory behind the views, repetitions included."""
+    """sizes: the largest value of each argument that is a size. highest: of each counter of a loop. accessed: bytes by
+    the memory behind the views, repetitions included.
+    """
 
-    highest: dict[SSAValue, int]
+    sizes: dict[SSAValue, int]
 
     def __post_init__(self) -> None:
         self.flops = 0
+        self.highest: dict[SSAValue, int] = {}
         self.accessed: Counter[SSAValue] = Counter()
 
     def block(self, block: Block, times: int) -> None:
@@ -112,32 +117,46 @@ class _Counter:
         return None
 
     def _least(self, value: SSAValue) -> int:
-        return _constant(value) or 0
+        """The value of an index where no loop has a say in it, else the least it can be."""
+        return self._value(value, {}) or 0
 
     def _most(self, value: SSAValue) -> int:
         """The largest value of an index; 1 where nothing is known about it."""
+        known = self._value(value, self.highest)
+        return 1 if known is None else known
+
+    def _value(self, value: SSAValue, counters: dict[SSAValue, int]) -> int | None:
+        """The value of an index from constants, the sizes, and the given values of counters."""
         if (known := _constant(value)) is not None:
             return known
-        if value not in self.highest:
-            self.highest[value] = self._computed(value.owner)
-        return self.highest[value]
+        if value in self.sizes or value in counters:
+            return self.sizes.get(value, counters.get(value))
+        compute = _ARITHMETIC.get(type(value.owner))
+        if compute is None or not isinstance(value.owner, Operation):
+            return None
+        left, right = (self._value(operand, counters) for operand in value.owner.operands)
+        if left is None or right is None or (right == 0 and type(value.owner) in _DIVISIONS):
+            return None
+        return compute(left, right)
 
-    def _computed(self, op: Operation | Block) -> int:
-        match op:
-            case arith.AddiOp():
-                return self._most(op.lhs) + self._most(op.rhs)
-            case arith.SubiOp():
-                return self._most(op.lhs) - self._least(op.rhs)
-            case arith.MuliOp():
-                return self._most(op.lhs) * self._most(op.rhs)
-            case arith.MinSIOp():
-                return min(self._most(op.lhs), self._most(op.rhs))
-            case arith.MaxSIOp():
-                return max(self._most(op.lhs), self._most(op.rhs))
-            case arith.DivSIOp() | arith.DivUIOp() | arith.FloorDivSIOp():
-                return self._most(op.lhs) // max(self._least(op.rhs), 1)
-            case _:
-                return 1
+
+_DIVISIONS: dict[type, Callable[[int, int], int]] = {
+    arith.DivSIOp: operator.floordiv,
+    arith.DivUIOp: operator.floordiv,
+    arith.FloorDivSIOp: operator.floordiv,
+    arith.CeilDivSIOp: lambda a, b: -(-a // b),
+    arith.RemSIOp: operator.mod,
+    arith.RemUIOp: operator.mod,
+}
+_ARITHMETIC: dict[type, Callable[[int, int], int]] = {
+    arith.AddiOp: operator.add,
+    arith.SubiOp: operator.sub,
+    arith.MuliOp: operator.mul,
+    arith.MinSIOp: min,
+    arith.MaxSIOp: max,
+    **_DIVISIONS,
+}
+"""Index arithmetic; no index is negative."""
 
 
 def _constant(value: SSAValue) -> int | None:

@@ -28,7 +28,7 @@ def profile(
     case: Case, program: Program, flags: tuple[str, ...], seconds: float, core: int, limits: Ceilings, blas: str
 ) -> list[KernelTime]:
     """Runs a program that takes its kernels' times, for so many seconds on `core`. Raises SofieError."""
-    weights = case.folder / f"{program.name}.dat"
+    weights = case.folder / "profile.dat"
     write(weights, program.weight_bytes())
     worker = executable(_source(program), ["-std=c++17", "-w", *flags, *blas_flags(blas)])
     command = [*words(worker, case, "profile"), str(weights), f"{seconds}"]

@@ -22,7 +22,7 @@ Command = tuple[str, ...]
 
 def ours(case: Case, program: Program, flags: Sequence[str], label: str, blas: str = "none") -> Command:
     """The worker that runs a program's own header, compiled with `flags`. Raises SofieError."""
-    weights = case.folder / f"{program.name}.dat"
+    weights = case.folder / f"{label}.dat"
     write(weights, program.weight_bytes())
     worker = executable(source_of(program), ["-std=c++17", "-w", *flags, *blas_flags(blas)])
     return (*words(worker, case, label), str(weights))

@@ -67,9 +67,9 @@ def main(words: Sequence[str]) -> None:
     names = given.models or list(MODELS)
     kept = plan.cache / "ablation.json"
     if given.ablate:
-        ratios = ablate(names, plan)
+        ratios, failures = ablate(names, plan)
         kept.write_text(json.dumps(ratios))
-        print(table.ablation(ratios))
+        print("\n".join([table.ablation(ratios), *failures]))
         return
     limits = ceilings.measure(plan.core)
     print(f"core {plan.core}: {limits.peak:.0f} GFLOP/s", file=sys.stderr)

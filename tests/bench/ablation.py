@@ -50,16 +50,19 @@ def build(name: str, plan: Plan) -> Variants:
     return Variants(name, commands, same, failed)
 
 
-def ablate(names: Sequence[str], plan: Plan) -> dict[str, dict[str, float]]:
-    """By pass and model, the time without the pass over the time with it."""
+def ablate(names: Sequence[str], plan: Plan) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """By pass and model, the time without the pass over the time with it; and a line for each that did not run."""
     with multiprocessing.get_context("spawn").Pool(os.cpu_count()) as pool:
         built = pool.starmap(build, [(name, plan) for name in names], chunksize=1)
     ratios: dict[str, dict[str, float]] = {name: {} for name in optional_passes()}
+    failures: list[str] = []
     for variants in built:
         timings = take_turns(variants.commands, plan.rounds, plan.seconds, plan.core)
+        failed = {**variants.failed, **timings.failed}
+        failures += [f"{variants.model} without {label}: {why}" for label, why in failed.items()]
         for left_out in optional_passes():
             if left_out in variants.same:
                 ratios[left_out][variants.model] = 1.0
             elif left_out in timings.rounds and WHOLE in timings.rounds:
                 ratios[left_out][variants.model] = timings.ratio(left_out, WHOLE)
-    return ratios
+    return ratios, failures

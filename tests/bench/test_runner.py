@@ -8,7 +8,7 @@ import pytest
 
 from sofie.bench.ceilings import Ceilings, Floor
 from sofie.bench.workers import Round, Timings, last_core, take_turns
-from tests.bench import report, table
+from tests.bench import ablation, report, table
 from tests.bench.__main__ import parse, plan_of
 from tests.bench.measuring import Measured, Plan, Size, build, measure
 from tests.bench.plot import plot
@@ -101,3 +101,13 @@ def test_an_absent_peer_is_named_and_left_out(tmp_path, capsys):
     plan = plan_of(parse(["--cache", str(tmp_path), "--systems", "ours,cern-O3"]))
     assert plan.systems == ["ours"]
     assert "CERN -O3 is left out: not installed" in capsys.readouterr().err
+
+
+def test_a_pass_left_out_is_timed_in_turn_with_the_whole_pipeline(tmp_path):
+    """Every variant has its own weights; one that loads another's does not run."""
+    plan = Plan([], 1, 0.005, last_core(), tmp_path)
+    variants = ablation.build("alice_nn", plan)
+    assert "vectorize" in variants.commands and "fuse-reduction" in variants.same
+    timings = take_turns(variants.commands, 1, 0.005, plan.core)
+    assert not timings.failed
+    assert timings.rounds.keys() == variants.commands.keys()

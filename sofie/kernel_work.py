@@ -13,11 +13,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from xdsl.dialects import arith, memref, scf, vector
-from xdsl.dialects.builtin import IntegerAttr, MemRefType, VectorType
-from xdsl.dialects.func import FuncOp
+from xdsl.dialects.builtin import IntegerAttr, MemRefType, ModuleOp, VectorType
+from xdsl.dialects.func import CallOp, FuncOp
 from xdsl.ir import Block, Operation, Region, SSAValue
 
 from sofie.dialects.blas import GemmOp
+from sofie.dialects.sofie import WeightOp
 from sofie.dialects.types import bytes_of, element_of, shape_of
 from sofie.extents import symbols_by_argument
 from sofie.memory import memory_of
@@ -29,10 +30,37 @@ _LOADS = (memref.LoadOp, vector.LoadOp)
 
 def kernel_work(function: FuncOp) -> Work:
     """The work of one call. flops: as in `sofie.work`. bytes: of each argument, what is accessed, each element once."""
+    counter = _count(function)
+    return Work(counter.flops, sum(_touched(counter, function)))
+
+
+def weights_read(module: ModuleOp) -> int:
+    """The bytes of weights that an inference reads, each once: of a table, the rows that it looks up."""
+    functions = {op.sym_name.data: op for op in module.body.block.ops if isinstance(op, FuncOp)}
+    touched = {name: _touched(_count(function), function) for name, function in functions.items() if name != "infer"}
+    read: Counter[str] = Counter()
+    sizes: dict[str, int] = {}
+    for call in [op for op in functions["infer"].walk() if isinstance(op, CallOp)]:
+        repeated = call.parent_op() is not functions["infer"]
+        for operand, part in zip(call.operands, touched[call.callee.root_reference.data], strict=True):
+            weight = memory_of(operand).owner
+            if isinstance(weight, WeightOp):
+                sizes[weight.blob.digest] = size = weight.blob.value.nbytes
+                read[weight.blob.digest] += size if repeated else part
+    return sum(min(read[digest], size) for digest, size in sizes.items())
+
+
+def _count(function: FuncOp) -> _Counter:
     counter = _Counter({argument: symbol.high for argument, symbol in symbols_by_argument(function).items()})
     counter.block(function.body.block, 1)
-    arguments = [a for a in function.body.block.args if isinstance(a.type, MemRefType)]
-    return Work(counter.flops, sum(min(_bytes(a), counter.accessed[a]) for a in arguments))
+    return counter
+
+
+def _touched(counter: _Counter, function: FuncOp) -> list[int]:
+    """The bytes of each argument that are accessed, each once; 0 for a size."""
+    return [
+        min(_bytes(a), counter.accessed[a]) if isinstance(a.type, MemRefType) else 0 for a in function.body.block.args
+    ]
 
 
 def _bytes(value: SSAValue) -> int:

@@ -43,3 +43,11 @@ def test_a_table_of_which_few_rows_are_read_counts_those_rows():
 def test_each_call_names_its_nodes():
     calls = kernel_calls(lower(models.mlp(3), "m", Options()))
     assert all(call.nodes for call in calls)
+
+
+def test_a_floor_is_set_by_what_is_read_of_the_weights():
+    """An embedding's whole table would make a floor that is slower than the model."""
+    nodes = [models.onnx.helper.make_node("Gather", ["table", "ids"], ["y"])]
+    kinds = {"ids": models.onnx.TensorProto.INT64}
+    report = info(models.build(nodes, {"ids": [4]}, ["y"], {"table": models.normal(1000, 16)}, kinds))
+    assert report.bytes_moved == 2 * 4 * 16 * 4 + 4 * 8

@@ -115,7 +115,6 @@ private:
 template <class Run> void round(Tensors &tensors, double seconds, Run &run)
 {
    constexpr double sample = 20e-6;
-   constexpr std::size_t fewest = 3;
    std::size_t calls = 0;
    const double start = now();
    do {
@@ -123,6 +122,7 @@ template <class Run> void round(Tensors &tensors, double seconds, Run &run)
       ++calls;
    } while (now() - start < seconds / 4);
    const double per_call = (now() - start) / static_cast<double>(calls);
+   const std::size_t fewest = per_call > 3 * seconds ? 1 : 3;
    const auto group = std::max<std::size_t>(1, static_cast<std::size_t>(sample / per_call));
    std::vector<double> times;
    const double begin = now();

@@ -68,7 +68,8 @@ def main(words: Sequence[str]) -> None:
     kept = plan.cache / "ablation.json"
     if given.ablate:
         ratios, failures = ablate(names, plan)
-        kept.write_text(json.dumps(ratios))
+        if not given.models:
+            kept.write_text(json.dumps(ratios))
         print("\n".join([table.ablation(ratios), *failures]))
         return
     limits = ceilings.measure(plan.core)

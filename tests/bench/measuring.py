@@ -15,7 +15,7 @@ from time import perf_counter
 
 from xdsl.dialects.builtin import IntegerAttr
 
-from sofie import jit
+from sofie import jit, kernel_work, work
 from sofie.bench.case import Case
 from sofie.bench.ceilings import Ceilings, Floor
 from sofie.bench.systems import NATIVE, Command, source_of
@@ -116,8 +116,9 @@ def build(name: str, plan: Plan) -> Built:
 
 
 def _work(suite_case: Case, cache: Path) -> tuple[int, int]:
-    """Floating-point operations, and bytes of weights, inputs and outputs, kept by the model's digest."""
-    kept = cache / "work" / f"{hashlib.sha256(suite_case.model.read_bytes()).hexdigest()}.json"
+    """Floating-point operations, and bytes of weights, inputs and outputs; kept by model and by how they count."""
+    counting = b"".join(Path(module.__file__).read_bytes() for module in (work, kernel_work))
+    kept = cache / "work" / f"{hashlib.sha256(suite_case.model.read_bytes() + counting).hexdigest()}.json"
     if not kept.exists():
         report = info(suite_case.model)
         if report.flops is None or report.bytes_moved is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -57,7 +58,8 @@ def page(results: Results) -> str:
     rates = ", ".join(f"{name} {results.ceilings.gigabytes_per_second(size):.0f}" for name, size in LEVELS)
     parts = [
         "# Performance",
-        f"`python -m tests.bench` wrote this page on {date.today().isoformat()}. {machine()}; one core; "
+        f"`python -m tests.bench` wrote this page on {date.today().isoformat()}. {machine()}, of "
+        f"which one was used, with a load average of {os.getloadavg()[0]:.1f} from all that ran; "
         f"{'; '.join(versions())}.",
         f"Times are medians of {plan.rounds} rounds in which the systems take turns on that core, each after a warm-up "
         "and on inputs that it has not just seen; ratios are medians of the rounds' ratios. Below 1, SOFIE is faster. "

@@ -43,6 +43,7 @@ def test_a_ratio_is_taken_within_each_round():
     assert slowed.us("ours") == 1.0
 
 
+@pytest.mark.usefixtures("needs_compiler")
 def test_ours_and_onnxruntime_take_turns_and_agree(tmp_path):
     plan = Plan(["ours", "ort"], 2, 0.005, last_core(), tmp_path)
     built = build("alice_nn", plan)
@@ -103,6 +104,7 @@ def test_an_absent_peer_is_named_and_left_out(tmp_path, capsys):
     assert "CERN -O3 is left out: not installed" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("needs_compiler")
 def test_a_pass_left_out_is_timed_in_turn_with_the_whole_pipeline(tmp_path):
     """Every variant has its own weights; one that loads another's does not run."""
     plan = Plan([], 1, 0.005, last_core(), tmp_path)

@@ -84,7 +84,7 @@ def main(words: Sequence[str]) -> None:
         print(line)
     if given.write:
         ratios = json.loads(kept.read_text()) if kept.exists() else {}
-        report.write(report.Results(measured, limits, plan, ratios), given.write)
+        report.write(report.Results(measured, limits, plan, ratios, os.getloadavg()[1]), given.write)
 
 
 if __name__ == "__main__":

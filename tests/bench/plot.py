@@ -9,7 +9,7 @@ from html import escape
 from tests.bench.measuring import Measured
 from tests.bench.systems import SYSTEMS
 
-ROW, LEFT, WIDTH, TOP = 18, 170, 620, 60
+ROW, LEFT, WIDTH, TOP = 18, 170, 720, 60
 LOW, HIGH = 0.03, 8.0
 COLOURS = {
     "ours": "#c0182b",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import platform
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,12 +28,17 @@ Ablation = Mapping[str, Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Results:
-    """All that a page is written from. ablation: by pass and model, the time without it over the time with it."""
+    """All that a page is written from.
+
+    ablation: by pass and model, the time without it over the time with it. load: the machine's load average over the
+    minutes before the last measurement; the bench itself is 1 of it.
+    """
 
     measured: Sequence[Measured]
     ceilings: Ceilings
     plan: Plan
     ablation: Ablation
+    load: float | None = None
 
 
 def write(results: Results, folder: Path) -> None:
@@ -45,6 +49,7 @@ def write(results: Results, folder: Path) -> None:
         "date": date.today().isoformat(),
         "machine": machine(),
         "versions": versions(),
+        "load": results.load,
         "ceilings": asdict(results.ceilings),
         "models": [asdict(m) for m in results.measured],
         "ablation": results.ablation,
@@ -55,11 +60,12 @@ def write(results: Results, folder: Path) -> None:
 def page(results: Results) -> str:
     """The text of docs/performance.md."""
     measured, plan = results.measured, results.plan
+    busy = "" if results.load is None else f" (load average of the machine: {results.load:.1f})"
     rates = ", ".join(f"{name} {results.ceilings.gigabytes_per_second(size):.0f}" for name, size in LEVELS)
     parts = [
         "# Performance",
-        f"`python -m tests.bench` wrote this page on {date.today().isoformat()}. {machine()}, of "
-        f"which one was used, with a load average of {os.getloadavg()[0]:.1f} from all that ran; "
+        f"`python -m tests.bench` wrote this page on {date.today().isoformat()}. {machine()}, one "
+        f"of them used{busy}; "
         f"{'; '.join(versions())}.",
         f"Times are medians of {plan.rounds} rounds in which the systems take turns on that core, each after a warm-up "
         "and on inputs that it has not just seen; ratios are medians of the rounds' ratios. Below 1, SOFIE is faster. "

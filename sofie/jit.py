@@ -95,12 +95,15 @@ def cache_folder() -> Path:
     return (Path(home) if home else Path.home() / ".cache") / "sofie"
 
 
-def build(source: str, flags: Sequence[str] = FLAGS) -> Path:
-    """The shared library of a C++ text, from the cache or freshly compiled. Raises SofieError on compiler errors."""
+def build(source: str, flags: Sequence[str] = FLAGS, suffix: str = ".so") -> Path:
+    """What the compiler makes of a C++ text, from the cache or freshly compiled: with FLAGS, a shared library.
+
+    Raises SofieError on compiler errors.
+    """
     command = compiler()
     key = hashlib.sha256("\0".join([source, _compiler_version(tuple(command)), *flags]).encode()).hexdigest()
     folder = cache_folder()
-    library = folder / f"{key}.so"
+    library = folder / f"{key}{suffix}"
     if library.exists():
         return library
     folder.mkdir(parents=True, exist_ok=True)

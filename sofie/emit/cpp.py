@@ -23,12 +23,13 @@ from sofie.dialects.sofie import SizeOp, WeightOp
 from sofie.dialects.types import element_of, shape_of
 from sofie.emit.ports import Port
 from sofie.emit.printer import KernelPrinter
+from sofie.emit.profile import profile_class
 from sofie.emit.session import session
 from sofie.emit.spelling import ATOM, Expression, listed, scalar_type, string
 from sofie.emit.vectors import vector_types
 from sofie.errors import SofieError
 from sofie.extents import symbols_by_argument
-from sofie.memory import VIEWS
+from sofie.memory import memory_of
 from sofie.naming import Namer, identifier
 from sofie.random_state import state_of
 from sofie.rewrite import blame, node_names
@@ -51,10 +52,11 @@ _MATH = ("exp", "log", "sqrt", "tanh", "erf")
 class EntryPrinter(KernelPrinter):
     """Prints what stands between the kernels: pointers into weights and arena, calls, loops and conditions.
 
-    offsets: byte offset of each weight in the file, by digest.
+    offsets: byte offset of each weight in the file, by digest. timed: the calls whose time is taken, where it is.
     """
 
     offsets: dict[str, int] = field(default_factory=dict)
+    timed: list[func.CallOp] | None = None
 
     def statement(self, op: Operation) -> None:
         """The statement of one op of @infer."""
@@ -69,6 +71,9 @@ class EntryPrinter(KernelPrinter):
         elif isinstance(op, func.CallOp):
             arguments = [self.pointer(v) if isinstance(v.type, MemRefType) else self.text(v) for v in op.arguments]
             self.line(f"kernels::{op.callee.root_reference.data}({', '.join(arguments)});")
+            if self.timed is not None:
+                self.line(f"profile.lap({len(self.timed)});")
+                self.timed.append(op)
         elif isinstance(op, SizeOp):
             name = self.names(op.symbol.name)
             self.line(f"const index {name} = {self.text(op.value)};")
@@ -201,25 +206,31 @@ class Program:
     @property
     def kernel_calls(self) -> int:
         """How many kernels one inference runs; 0 means that the result was known when compiling."""
-        return len(self._calls())
+        return len(self.calls)
 
     @property
     def computes(self) -> bool:
         """Whether it does more than copy weights to outputs; if not, the results were known when compiling."""
         written = set(self.infer.body.block.args[len(self.sizes) + len(self.inputs) + self.draws :])
         return any(isinstance(op, memref.LoadOp) for op in self.infer.walk()) or any(
-            all(_memory(v) in written for v in call.operands)
-            or not all(_memory(v) in written or isinstance(_memory(v).owner, WeightOp) for v in call.operands)
-            for call in self._calls()
+            all(memory_of(v) in written for v in call.operands)
+            or not all(memory_of(v) in written or isinstance(memory_of(v).owner, WeightOp) for v in call.operands)
+            for call in self.calls
         )
 
-    def _calls(self) -> list[func.CallOp]:
+    @property
+    def calls(self) -> list[func.CallOp]:
+        """The calls of kernels, in the order of the code."""
         return [op for op in self.infer.walk() if isinstance(op, func.CallOp)]
 
-    def entry(self) -> str:
+    def entry(self, profile: bool = False) -> str:
         """The function that runs the kernels one after the other on weights, arena, inputs and outputs."""
-        printer = EntryPrinter(offsets=self.offsets)
-        parameters = ["const unsigned char *weights", "unsigned char *arena"]
+        printer = EntryPrinter(offsets=self.offsets, timed=[] if profile else None)
+        parameters = [
+            "const unsigned char *weights",
+            "unsigned char *arena",
+            *(["Profile &profile"] if profile else []),
+        ]
         ports = iter([*self.inputs, *self.outputs])
         unused = {"weights", "arena"}
         given, state = symbols_by_argument(self.infer), state_of(self.infer)
@@ -251,6 +262,8 @@ class Program:
             parameters.append(f"{'' if output else 'const '}{kind} *{name}")
             printer.pointers[argument] = (name, 0)
             unused.add(name)
+        if profile:
+            printer.line("profile.start();")
         printer.block(self.infer.body.block)
         for port in self.late:
             parameters.append(f"index *{(name := printer.names(port.found))}")
@@ -264,21 +277,28 @@ class Program:
 
     # -- text ----------------------------------------------------------------------------------------------------
 
-    def core(self) -> str:
-        """Prelude, kernels and entry: all that runs, without STL headers and without a namespace."""
+    def core(self, profile: bool = False) -> str:
+        """Prelude, kernels and entry: all that runs, without STL headers and without a namespace.
+
+        With `profile` it takes each kernel's time, and needs <chrono> and <vector>.
+        """
         kernels = "\n\n".join(self.kernels)
         needs_math = any(f"{name}(" in kernels for name in _MATH)
         parts = [_source("prelude.hxx").rstrip()]
         parts += [vector_types(kernels)] if self.cpu.lanes > 1 else []
         parts += [_source("math.hxx").rstrip()] if needs_math else []
         parts += [f"namespace kernels {{\n\n{kernels}\n\n}} // namespace kernels"] if kernels else []
-        parts.append(self.entry())
+        parts += [profile_class(self)] if profile else []
+        parts.append(self.entry(profile))
         return "\n\n".join(p for p in parts if p)
 
-    def header(self, embed: bool = False) -> str:
-        """The header: tables, weights, kernels and the class `Session`, in a namespace of its own."""
+    def header(self, embed: bool = False, profile: bool = False) -> str:
+        """The header: tables, weights, kernels and the class `Session`, in a namespace of its own.
+
+        With `profile` a session counts the time of each kernel.
+        """
         guard = f"SOFIE_{self.name}_HXX"
-        includes = ["array"] if self.late else []
+        includes = [*(["array"] if self.late else []), *(["chrono", "cstdio"] if profile else [])]
         includes += ["cstddef", "cstdint", "cstring", "memory", "new", "stdexcept", "string", "tuple", "vector"]
         lines = [
             f"// {_comment(self.name)}: {len(self.inputs)} input(s), {len(self.outputs)} output(s), "
@@ -301,10 +321,10 @@ class Program:
             "",
             self._weights_class(embed),
             "",
-            self.core(),
+            self.core(profile),
             "",
             *([_source("cpu.hxx").rstrip(), ""] if self.cpu.level else []),
-            session(self, embed),
+            session(self, embed, profile),
             "",
             f"}} // namespace SOFIE_{self.name}",
             "",
@@ -350,13 +370,6 @@ class Program:
         lines.append("} // namespace detail")
         lines += ["", *(["#define SOFIE_EMBEDDED_WEIGHTS"] if embed else []), _source("weights.hxx").rstrip()]
         return "\n".join([*lines, *(["#undef SOFIE_EMBEDDED_WEIGHTS"] if embed else [])])
-
-
-def _memory(value: SSAValue) -> SSAValue:
-    """The buffer behind a view."""
-    while isinstance(value.owner, VIEWS):
-        value = value.owner.operands[0]
-    return value
 
 
 def _source(name: str) -> str:

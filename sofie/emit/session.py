@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sofie.emit.ports import Port
 from sofie.emit.printer import KernelPrinter
+from sofie.emit.profile import PROFILE_METHODS
 from sofie.emit.spelling import listed, string
 from sofie.sizes import most
 
@@ -24,14 +25,14 @@ _SEED = """
 """
 
 
-def session(program: Program, embed: bool) -> str:
-    """The class that users see: weights, scratch memory, and inference into buffers or vectors."""
+def session(program: Program, embed: bool, profile: bool = False) -> str:
+    """The class that users see: weights, scratch memory, inference into buffers or vectors, maybe its times."""
     sized = [f"const std::size_t {name}" for name in program.sizes.values()]
     takes = [*sized, *(f"const {p.cpp} *{p.parameter}" for p in program.inputs)]
     gives = [part for p in program.outputs for part in _gives(p)]
     vectors = [part for p in program.outputs for part in _returns(p)]
     result = vectors[0] if len(vectors) == 1 else f"std::tuple<{', '.join(vectors)}>"
-    arguments = ["weights_.data()", "arena_.get()"]
+    arguments = ["weights_.data()", "arena_.get()", *(["profile_"] if profile else [])]
     arguments += [f"static_cast<std::ptrdiff_t>({name})" for name in program.sizes.values()]
     arguments += [_pass(p, const=True) for p in program.inputs] + ["random_state_"] * program.draws
     arguments += [_pass(p, const=False) for p in program.outputs]
@@ -52,6 +53,7 @@ def session(program: Program, embed: bool) -> str:
         step = "\n      ++random_state_[1];"
         member = "\n   std::int64_t random_state_[2] = {0, 0};"
         seed = _SEED
+    measured, timer = (PROFILE_METHODS, "\n   detail::Profile profile_;") if profile else ("", "")
     default = "   Session() : Session(Weights()) {}\n" if embed else ""
     default_file = "" if embed else f" = {string(program.name + '.dat')}"
     return f"""// One thread's scratch memory; the weights are shared. Inference allocates only what it returns.
@@ -68,7 +70,7 @@ public:
    {{
 {check}{listed("      detail::infer(", arguments, ");")}{step}
    }}
-{seed}
+{seed}{measured}
 {listed(f"   {result} infer(", takes, ")")}
    {{
 {check}{chr(10).join(makes)}
@@ -84,7 +86,7 @@ private:
    }};
 
    Weights weights_;
-   std::unique_ptr<unsigned char, Free> arena_;{member}
+   std::unique_ptr<unsigned char, Free> arena_;{member}{timer}
 }};"""
 
 

@@ -42,6 +42,7 @@ FUSE = (
     Step("fold-reshape", "keepdims leaves reshapes that would keep ops apart"),
     Step("assign-layouts", "while each reader is an op of its own, and before anything is grouped by its loops"),
     Step("fuse-elementwise", "chains become one op, so that the next two passes see one epilogue, not five"),
+    Step("split-reductions", "what is computed of each element of a row is in the reduction's body by now"),
     Step("winograd", "one elementwise op follows each convolution by now; its parts are grouped below"),
     Step("fuse-reduction", "rows: reductions and elementwise ops over the same rows share their outer loops"),
     Step("fuse-epilogue", "bias, activation and residual join the contraction that feeds them", level="tensor"),

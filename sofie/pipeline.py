@@ -50,6 +50,7 @@ FUSE = (
 LOWER = (
     Step("decompose", "nothing to do after `fuse`; lets `lower` stand alone", optional=False),
     Step("lower-onnx", "the same", optional=False, level="tensor"),
+    Step("fill-borders", "before destinations: what is padded gets a buffer whose inside is written once"),
     Step("pack-weights", "constants of contractions are laid out for the loop that will run over lanes"),
     Step(
         "assign-destinations", "decides where each result lives, while values still say who reads them", optional=False

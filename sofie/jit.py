@@ -129,8 +129,6 @@ def source_of(program: Program) -> str:
     return f"""#include <cstddef>
 #include <cstdint>
 {"#include <cblas.h>" if program.uses_blas else ""}
-#define SOFIE_TARGET {program.cpu.attribute}
-#define SOFIE_LANES {program.cpu.lanes}
 
 namespace {{
 
@@ -148,7 +146,7 @@ extern "C" void sofie_infer(
    static_cast<void>(sizes);
    static_cast<void>(in);
    static_cast<void>(out);
-   detail::infer({", ".join(arguments)});
+   {program.variants[-1].cpu.namespace}::infer({", ".join(arguments)});
 }}
 """
 

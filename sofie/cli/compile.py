@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sofie.cli.options import compiling, gathered
+from sofie.cli.options import gathered, generating
 from sofie.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     help="Put the weights beside the header or into it.",
 )
 @click.option("--cmake", is_flag=True, help="Write a CMake target beside the header.")
-@compiling
+@generating
 def compile_(models: tuple[Path, ...], output: Path, name: str | None, weights: str, cmake: bool, **given: Any) -> None:
     """Write MODEL as a C++ header and its weights; several models share one header, a namespace each."""
     from sofie.compiler import generate, generate_together

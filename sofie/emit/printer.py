@@ -75,6 +75,8 @@ class KernelPrinter(ExpressionPrinter):
         head = f"{attributes}void {function.sym_name.data}("
         self.lines.append(listed(head, parameters, ") noexcept"))
         self.lines.append("{")
+        if self.exact:
+            self.line("SOFIE_EXACT")
         self.block(function.body.block)
         self.lines.append("}")
         return self.lines

@@ -23,6 +23,14 @@ _SEED = """
    }
 """
 
+_LEVEL = """   // The level of x86-64 whose kernels run; 0 on other machines.
+   int level() const noexcept { return level_; }
+
+"""
+_LEVEL_MEMBERS = """
+   int level_;
+   detail::Entry infer_;"""
+
 
 def session(program: Program, embed: bool) -> str:
     """The class that users see: weights, scratch memory, and inference into buffers or vectors."""
@@ -47,6 +55,8 @@ def session(program: Program, embed: bool) -> str:
     cuts = [_cut(p) for p in program.late]
     names = [name for p in program.outputs for name in (p.parameter, p.found) if name]
     back = names[0] if len(names) == 1 else f"{{{', '.join(f'std::move({n})' for n in names)}}}"
+    several = len(program.variants) > 1
+    call_entry = "infer_" if several else f"{program.variants[0].cpu.namespace}::infer"
     step = member = seed = ""
     if program.draws:
         step = "\n      ++random_state_[1];"
@@ -58,15 +68,11 @@ def session(program: Program, embed: bool) -> str:
 class Session {{
 public:
 {default}   explicit Session(const std::string &file{default_file}) : Session(Weights(file)) {{}}
-   explicit Session(const Weights &weights)
-       : weights_(weights), arena_(static_cast<unsigned char *>(::operator new(arena_bytes, std::align_val_t{{64}})))
-   {{
-{_cpu_check(program)}   }}
-
-{_says(program)}
+{_constructor(program)}
+{_LEVEL if several else ""}{_says(program)}
 {listed("   void infer(", takes + gives, ")" if sized else ") noexcept")}
    {{
-{check}{listed("      detail::infer(", arguments, ");")}{step}
+{check}{listed(f"      {call_entry}(", arguments, ");")}{step}
    }}
 {seed}
 {listed(f"   {result} infer(", takes, ")")}
@@ -84,7 +90,7 @@ private:
    }};
 
    Weights weights_;
-   std::unique_ptr<unsigned char, Free> arena_;{member}
+   std::unique_ptr<unsigned char, Free> arena_;{member}{_LEVEL_MEMBERS if several else ""}
 }};"""
 
 
@@ -112,16 +118,64 @@ def _size_checks(program: Program, parameters: Sequence[str]) -> str:
     return "\n".join([*lines, "   }", ""])
 
 
-def _cpu_check(program: Program) -> str:
-    """The constructor refuses a machine that cannot run the kernels, before it would crash in one."""
-    if not program.cpu.level:
-        return ""
-    sentence = (
-        f"{program.name} was compiled for {program.cpu.name}, which this CPU does not run; "
-        "compile it with --cpu portable"
+def _constructor(program: Program) -> str:
+    """The constructor from weights; it refuses a machine that cannot run the kernels, before it would crash in one."""
+    several, cpu = len(program.variants) > 1, program.variants[0].cpu
+    takes = ", int level = 4" if several else ""
+    head = f"   explicit Session(const Weights &weights{takes})"
+    members = [
+        "weights_(weights)",
+        "arena_(static_cast<unsigned char *>(::operator new(arena_bytes, std::align_val_t{64})))",
+        *(["level_(detail::usable_level(level))", "infer_(detail::entry_of(level_))"] if several else []),
+    ]
+    body = ""
+    if cpu.level and not several:
+        sentence = (
+            f"{program.name} was compiled for {cpu.name}, which this CPU does not run; compile it with --cpu portable"
+        )
+        refuse = f"throw std::runtime_error(\n             {string(sentence)});"
+        body = f"      if (detail::x86_level() < {cpu.level})\n         {refuse}\n"
+    says = "   // level: the highest level of x86-64 to use, of those that this machine runs.\n" if several else ""
+    listing = ",\n         ".join(members) if several else ", ".join(members)
+    return f"{says}{head}\n       : {listing}\n   {{\n{body}   }}\n"
+
+
+def choice(program: Program) -> str:
+    """The functions that choose between the variants of a program for several levels of x86-64."""
+    least, *others = program.variants
+    sentence = f"{program.name} was compiled for {least.cpu.name} and above, which this CPU does not run; "
+    sentence += "compile it with --cpu portable"
+    rows = "\n".join(
+        f"   if (level >= {variant.cpu.level})\n      return {variant.cpu.namespace}::infer;"
+        for variant in reversed(others)
     )
-    refuse = f"throw std::runtime_error(\n             {string(sentence)});"
-    return f"      if (detail::x86_level() < {program.cpu.level})\n         {refuse}\n"
+    return f"""namespace detail {{
+
+using Entry = decltype(&{least.cpu.namespace}::infer);
+
+#if defined(__x86_64__)
+// The best level that this machine runs, up to `most`.
+inline int usable_level(int most)
+{{
+   static const int best = x86_level();
+   if (best < {least.cpu.level})
+      throw std::runtime_error(
+          {string(sentence)});
+   return most < best ? most : best;
+}}
+
+inline Entry entry_of(int level)
+{{
+{rows}
+   return {least.cpu.namespace}::infer;
+}}
+#else
+inline int usable_level(int) {{ return 0; }}
+
+inline Entry entry_of(int) {{ return {least.cpu.namespace}::infer; }}
+#endif
+
+}} // namespace detail"""
 
 
 def _gives(port: Port) -> list[str]:

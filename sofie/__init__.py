@@ -32,6 +32,7 @@ def compile(  # the field's own word, always written sofie.compile
     passes: str = "fuse,lower",
     without: Sequence[str] = (),
     reproducible: bool = False,
+    threads: int = 1,
 ) -> Model:
     """A model (path, bytes or ModelProto) as machine code in this process.
 
@@ -39,7 +40,8 @@ def compile(  # the field's own word, always written sofie.compile
     model takes any size in between without being compiled again. set: inputs that become constants. cpu: "native",
     "x86-64-v2", "x86-64-v3", "x86-64-v4", "aarch64", "portable" or "scalar". blas: "none" or "cblas". passes: groups
     and passes of `sofie.pipeline`. without: optional passes to leave out. reproducible: the same bits on every CPU, by
-    every compiler and optimisation level. Needs a C++ compiler; its work is cached on disk.
+    every compiler and optimisation level. threads: how many run a large kernel, by OpenMP. Needs a C++ compiler; its
+    work is cached on disk.
 
     Where shapes or axes follow from the values of inputs, the model is compiled when it is called, and again when other
     values come; `set` fixes them.
@@ -49,7 +51,9 @@ def compile(  # the field's own word, always written sofie.compile
     """
     from sofie.compiler import Options, compile_model
 
-    return compile_model(model, Options(dims or {}, set or {}, cpu, blas, passes, without, reproducible=reproducible))
+    return compile_model(
+        model, Options(dims or {}, set or {}, cpu, blas, passes, without, reproducible=reproducible, threads=threads)
+    )
 
 
 def generate(
@@ -66,6 +70,7 @@ def generate(
     passes: str = "fuse,lower",
     without: Sequence[str] = (),
     reproducible: bool = False,
+    threads: int = 1,
 ) -> Generated:
     """Writes a model as `<name>.hxx` and, with weights="file", `<name>.dat` ("embed" puts them into the header).
 
@@ -77,5 +82,5 @@ def generate(
 
     if weights not in ("file", "embed"):
         raise SofieError(f"weights={weights!r}: choose 'file' or 'embed'")
-    options = Options(dims or {}, set or {}, cpu, blas, passes, without, reproducible=reproducible)
+    options = Options(dims or {}, set or {}, cpu, blas, passes, without, reproducible=reproducible, threads=threads)
     return generate(model, folder, options, name, weights == "embed", cmake=cmake)

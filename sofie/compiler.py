@@ -30,6 +30,7 @@ from sofie.weights import Array
 
 Source = str | Path | bytes | onnx.ModelProto
 BLAS = ("none", "cblas")
+MOST_THREADS = 256
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class Options:
     dims: sizes of free dimensions, by name or "input:axis"; a pair (low, high) leaves one to the run. values: inputs
     that become constants. operands: what inputs will be that tell shapes or axes. cpu: a name of `sofie.target`, or
     "multi": x86-64 v2, v3 and v4 together. blas: "none" or "cblas". passes: the pipeline. without: optional passes to
-    leave out. reproducible: the same bits on every CPU, by every compiler and optimisation level.
+    leave out. reproducible: the same bits on every CPU, by every compiler and optimisation level. threads: how many
+    run a large kernel.
     """
 
     dims: Mapping[str, Dim] = field(default_factory=dict)
@@ -51,6 +53,7 @@ class Options:
     verify_each: bool = False
     operands: Mapping[str, Array] = field(default_factory=dict)
     reproducible: bool = False
+    threads: int = 1
 
     @property
     def targets(self) -> tuple[Cpu, ...]:
@@ -59,11 +62,14 @@ class Options:
 
     def stages(self, target: Cpu | None = None) -> list[pipeline.Stage]:
         """The passes to run for a CPU, the least one if none is given. Raises SofieError on names that do not exist."""
+        if not 1 <= self.threads <= MOST_THREADS:
+            raise SofieError(f"--threads {self.threads}: choose a number from 1 to {MOST_THREADS}")
         target = target or self.targets[0]
         if self.blas not in BLAS:
             raise SofieError(f"--blas {printable(self.blas)}: choose one of {', '.join(BLAS)}")
         options = {
             "vectorize": ArgSpec("vectorize", {"cpu": (target.name,)}),
+            "split-threads": ArgSpec("split-threads", {"threads": (self.threads,)}),
             "lower-to-blas": ArgSpec("lower-to-blas", {"library": (self.blas,)}),
         }
         return pipeline.parse(self.passes, self.without, options)
@@ -265,7 +271,7 @@ def _compiled(source: Source, options: Options, name: str, progress: Progress | 
     program = lower(source, name, options, progress)
     if progress is not None:
         progress("compile the C++")
-    return jit.compile_program(program, jit.flags_for(options.blas))
+    return jit.compile_program(program, (*jit.flags_for(options.blas), *["-fopenmp"] * program.threaded))
 
 
 @dataclass(frozen=True)

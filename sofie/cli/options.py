@@ -113,6 +113,9 @@ BLAS = click.option(
 REPRODUCIBLE = click.option(
     "--reproducible", is_flag=True, help="The same bits on every CPU, by every compiler and optimisation level."
 )
+THREADS = click.option(
+    "--threads", type=int, default=1, show_default=True, help="Threads that run a large kernel, by OpenMP."
+)
 PIPELINE = click.option(
     "--pipeline",
     "passes",
@@ -144,7 +147,7 @@ def _cpu(default: str) -> Callable[[Command], Command]:
 
 def compiling(command: Command, cpu: str = "native") -> Command:
     """The options of every command that compiles a model; they arrive as `dims`, `values`, `cpu`, ..."""
-    for option in reversed((DIM, SET, _cpu(cpu), BLAS, REPRODUCIBLE, PIPELINE, WITHOUT, DEBUG_FLAG)):
+    for option in reversed((DIM, SET, _cpu(cpu), BLAS, REPRODUCIBLE, THREADS, PIPELINE, WITHOUT, DEBUG_FLAG)):
         command = option(command)
     return command
 

@@ -26,6 +26,7 @@ from sofie.emit.sources import source
 from sofie.emit.spelling import comment, string
 from sofie.emit.variant import Variant, arena_of, infer_of, kernels_of
 from sofie.extents import symbols_by_argument
+from sofie.loops import THREADS
 from sofie.memory import VIEWS
 from sofie.naming import Namer, identifier
 from sofie.random_state import state_of
@@ -144,6 +145,11 @@ class Program:
     def uses_blas(self) -> bool:
         """Whether the program must be linked with a CBLAS."""
         return any("cblas_" in kernel for kernel in self.kernels)
+
+    @property
+    def threaded(self) -> bool:
+        """Whether any kernel is run by several threads: the program should be compiled with OpenMP."""
+        return any(THREADS in op.attributes for variant in self.variants for op in variant.infer.walk())
 
     @property
     def kernel_calls(self) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from xdsl.dialects import arith, func, memref
+from xdsl.dialects import arith, func, memref, scf
 from xdsl.dialects.builtin import IntegerAttr, MemRefType, ModuleOp
 from xdsl.ir import BlockArgument, Operation, SSAValue
 
@@ -23,6 +23,7 @@ from sofie.emit.spelling import ATOM, Expression, comment, listed, scalar_type
 from sofie.emit.vectors import vector_types
 from sofie.errors import SofieError
 from sofie.extents import symbols_by_argument
+from sofie.loops import THREADS
 from sofie.random_state import state_of
 from sofie.rewrite import blame, node_names
 from sofie.target import Cpu
@@ -59,6 +60,8 @@ class EntryPrinter(KernelPrinter):
             callee = op.callee.root_reference.data
             home = f"{self.homes[callee]}::" if callee in self.homes else ""
             self.line(f"{home}kernels::{callee}({', '.join(arguments)});")
+        elif isinstance(op, scf.ParallelOp):
+            self._by_threads(op)
         elif isinstance(op, SizeOp):
             name = self.names(op.symbol.name)
             self.line(f"const index {name} = {self.text(op.value)};")
@@ -68,6 +71,15 @@ class EntryPrinter(KernelPrinter):
             raise SofieError(f"{blame(op)}: a buffer has no place; run plan-memory")
         elif not isinstance(op, arith.ConstantOp):
             super().statement(op)
+
+    def _by_threads(self, op: scf.ParallelOp) -> None:
+        """A parallel loop over the parts of a kernel; without OpenMP they run one after the other."""
+        threads = op.attributes[THREADS]
+        assert isinstance(threads, IntegerAttr)
+        self.lines.append("#if defined(_OPENMP)")
+        self.lines.append(f"#pragma omp parallel for num_threads({threads.value.data}) schedule(dynamic)")
+        self.lines.append("#endif")
+        super().statement(op)
 
     def _point(self, value: SSAValue, const: str, base: str, offset: int) -> None:
         name = self.names(value.name_hint or ("weight" if const else "buffer"))

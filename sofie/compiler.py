@@ -71,6 +71,7 @@ class Options:
             "vectorize": ArgSpec("vectorize", {"cpu": (target.name,)}),
             "split-threads": ArgSpec("split-threads", {"threads": (self.threads,)}),
             "lower-to-blas": ArgSpec("lower-to-blas", {"library": (self.blas,)}),
+            "pack-weights": ArgSpec("pack-weights", {} if self.blas == "none" else {"panel": (0,)}),
         }
         return pipeline.parse(self.passes, self.without, options)
 

@@ -80,17 +80,14 @@ def plan_of(nest: scf.ParallelOp, target: Cpu, tile: int = 0) -> Plan | None:
     reduces = any(isinstance(op, scf.ForOp) for op in nest.body.walk())
     extent = extent_of(nest, d)
     assert extent is not None  # its cost is known
-    whole = max(extent // lanes, 1)
     if not reduces:
         return Plan(d, None, lanes, 1, 1)
     rows_loop = _rows_loop(nest, d)
-    budget = target.registers - 4
     if rows_loop is None:
-        return Plan(d, None, lanes, min(whole, 8), 1)
-    vectors = min(whole, 2)
-    most = tile or budget // vectors
+        return Plan(d, None, lanes, min(max(extent // lanes, 1), 8), 1)
     rows = extent_of(nest, rows_loop)
-    return Plan(d, rows_loop, lanes, vectors, _rows(MANY_ROWS if rows is None else rows, vectors, most))
+    shape = _tile_shape(MANY_ROWS if rows is None else rows, max(extent // lanes, 1), target.registers, tile)
+    return Plan(d, rows_loop, lanes, *shape)
 
 
 MANY_ROWS = 960
@@ -170,16 +167,31 @@ def _rows_loop(nest: scf.ParallelOp, lanes_loop: int) -> int | None:
     return None if best is None else best[2]
 
 
-def _rows(extent: int, vectors: int, most: int) -> int:
-    """The tile height that costs the fewest cycles over all rows, the last and shorter tile included.
+def _tile_shape(rows: int, vectors: int, registers: int, tile: int) -> tuple[int, int]:
+    """Vectors and rows of the tile that takes the fewest cycles over all of them, shorter tiles at the ends included.
 
-    A tile of m rows takes max(multiply-adds, loads) at two a cycle, and at least the latency of one chain.
+    Its sums, one row of constants and one element of the other operand have to fit into the registers; of equals, the
+    one with most sums, then with fewest loads.
     """
 
-    def cycles(rows: int) -> float:
-        return max(rows * vectors, rows + vectors, 8) / 2 if rows else 0.0
+    def whole(shape: tuple[int, int]) -> tuple[float, int, int]:
+        count, height = shape
+        parts = [(count, vectors // count), *([(vectors % count, 1)] if vectors % count else [])]
+        total = sum(
+            times * ((rows // height) * _cycles(height, width) + _cycles(rows % height, width))
+            for width, times in parts
+        )
+        return total, -count * height, count + height
 
-    best = min(
-        range(1, max(min(most, extent), 1) + 1), key=lambda m: ((extent // m) * cycles(m) + cycles(extent % m), -m)
-    )
-    return best
+    shapes = [
+        (count, height)
+        for count in range(1, min(vectors, 4) + 1)
+        for height in range(1, min(tile or registers, rows) + 1)
+        if count * height + count + 1 <= registers
+    ]
+    return min(shapes, key=whole)
+
+
+def _cycles(rows: int, vectors: int) -> float:
+    """What a tile takes a step: multiply-adds or loads at two a cycle, and at least the latency of one chain."""
+    return max(rows * vectors, rows + vectors, 8) / 2 if rows else 0.0

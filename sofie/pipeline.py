@@ -40,7 +40,9 @@ FUSE = (
     Step("lower-onnx", "from operators to structured ops: everything below is one op with maps", optional=False),
     Step("dce", "weights that were folded or re-laid are no longer used"),
     Step("fold-reshape", "keepdims leaves reshapes that would keep ops apart"),
+    Step("assign-layouts", "while each reader is an op of its own, and before anything is grouped by its loops"),
     Step("fuse-elementwise", "chains become one op, so that the next two passes see one epilogue, not five"),
+    Step("winograd", "one elementwise op follows each convolution by now; its parts are grouped below"),
     Step("fuse-reduction", "rows: reductions and elementwise ops over the same rows share their outer loops"),
     Step("fuse-epilogue", "bias, activation and residual join the contraction that feeds them", level="tensor"),
 )

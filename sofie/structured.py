@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from xdsl.builder import Builder
+from xdsl.dialects import tensor
 from xdsl.dialects.builtin import AffineMapAttr, TensorType
 from xdsl.dialects.linalg import ops as linalg
 from xdsl.dialects.linalg.attrs import IteratorType, IteratorTypeAttr
@@ -13,7 +14,9 @@ from xdsl.ir import Attribute, Block, BlockArgument, Operation, Region, SSAValue
 from xdsl.ir.affine import AffineConstantExpr, AffineDimExpr, AffineExpr, AffineMap
 from xdsl.rewriter import InsertPoint
 
+from sofie.dialects.sofie import WeightOp
 from sofie.dialects.types import element_of, shape_of
+from sofie.rewrite import erase
 
 Body = Callable[[Builder, tuple[BlockArgument, ...]], Sequence[SSAValue]]
 
@@ -141,3 +144,12 @@ def copy_op(source: SSAValue, destination: SSAValue) -> GenericOp:
     """A copy of equal shapes, as a generic."""
     rank = len(shape_of(source))
     return generic([source], [destination], [identity(rank)] * 2, lambda _, args: [args[0]])
+
+
+def erase_unread(block: Block) -> None:
+    """Erases the structured ops, views and constants on tensors whose results nobody uses."""
+    views = (tensor.InsertSliceOp, tensor.ExtractSliceOp, tensor.CollapseShapeOp, tensor.ExpandShapeOp)
+    for op in reversed(list(block.ops)):
+        if isinstance(op, (GenericOp, tensor.EmptyOp, WeightOp, *views)) and op.results:
+            if not any(result.uses for result in op.results):
+                erase(op)

@@ -163,11 +163,13 @@ def _before_inserts(insert: tensor.InsertSliceOp) -> SSAValue | None:
 
 def _disjoint(one: Box, other: Box) -> bool:
     """Whether two parts are known to have no element in common."""
-    for (start, extent), (start_2, extent_2) in zip(one, other, strict=True):
+    for (start, extent, step), (start_2, extent_2, step_2) in zip(one, other, strict=True):
         if isinstance(start, SSAValue) or isinstance(start_2, SSAValue):
             continue
         try:
-            if start >= start_2 + extent_2 or start_2 >= start + extent:
+            if step == step_2 > 1 and (start - start_2) % step:
+                return True  # they interleave
+            if start >= start_2 + extent_2 * step_2 or start_2 >= start + extent * step:
                 return True
         except UnsupportedError:
             continue  # it depends on a size
@@ -183,13 +185,13 @@ def _only_inserted_into(base: SSAValue) -> bool:
     )
 
 
-Box = list[tuple[int | SSAValue, int]]
-"""Start and extent along every axis."""
+Box = list[tuple[int | SSAValue, int, int]]
+"""Start, extent and step along every axis."""
 
 
 def _box(insert: tensor.InsertSliceOp) -> Box:
     offsets = entries(insert.static_offsets.get_values(), insert.offsets)
-    return list(zip(offsets, shape_of(insert.source), strict=True))
+    return list(zip(offsets, shape_of(insert.source), insert.static_strides.get_values(), strict=True))
 
 
 def _known_before(values: Sequence[SSAValue], anchor: Operation) -> bool:
@@ -239,26 +241,45 @@ class _Sharing:
 
     def __init__(self, function: func.FuncOp) -> None:
         self._order = positions(function.walk())
+        self._homes: dict[SSAValue, list[SSAValue]] = {}
+        self._makers: dict[SSAValue, set[Operation | Block]] = {}
         ops = list(function.walk())
         inside = [v for op in ops for v in op.results if structured.is_tensor(v)]
         carried = [v for op in ops if isinstance(op, scf.ForOp) for v in op.body.block.args if structured.is_tensor(v)]
         self._families: dict[SSAValue, list[SSAValue]] = {}
         for value in [*function.body.block.args, *carried, *inside]:
-            for home in _homes(value):
+            for home in self.homes(value):
                 self._families.setdefault(home, []).append(value)
+
+    def homes(self, value: SSAValue) -> list[SSAValue]:
+        """`_homes` of a value, remembered while nothing changes."""
+        if value not in self._homes:
+            self._homes[value] = _homes(value)
+        return self._homes[value]
+
+    def part(self, value: SSAValue) -> SSAValue:
+        """The nearest home of a value: what a write into it can touch."""
+        return self.homes(value)[0]
+
+    def _is_made_by(self, value: SSAValue, op: Operation) -> bool:
+        if value not in self._makers:
+            self._makers[value] = {v.owner for v in made_from(value)}
+        return op in self._makers[value]
 
     def merge(self, gone: SSAValue, into: SSAValue) -> None:
         """The values that lived in `gone` now live in `into`."""
         self._families.setdefault(into, []).extend(v for v in self._families.pop(gone, []) if v is not gone)
+        self._homes.clear()
+        self._makers.clear()
 
     def stale_readers(self, writer: Operation, target: SSAValue) -> list[Operation]:
         """The ops after `writer` that would read what it overwrites in the buffer of `target`."""
         readers: list[Operation] = []
-        touched = part(target)
+        touched = self.part(target)
         for value in self._families.get(touched, []):
-            if any(v.owner is writer for v in made_from(value)):
+            if self._is_made_by(value, writer):
                 continue
-            if isinstance(writer, tensor.InsertSliceOp) and part(value) is not touched:
+            if isinstance(writer, tensor.InsertSliceOp) and self.part(value) is not touched:
                 continue  # it writes its own slice; the other slices made here are disjoint from that
             readers += [
                 use.operation
@@ -269,6 +290,18 @@ class _Sharing:
                 and not exclude_each_other(use.operation, writer)
             ]
         return readers
+
+    def reads_elsewhere(self, op: Operation, index: int) -> bool:
+        """Whether a structured op reads the buffer that it updates elsewhere than it writes at the same moment."""
+        if not isinstance(op, GenericOp):
+            return False
+        target, maps = op.operands[index], structured.maps_of(op)
+        gathered = [o.tensor for o in op.body.walk() if isinstance(o, tensor.ExtractOp)]
+        others = [v for k, v in enumerate(op.operands) if k != index and not (v is target and maps[k] == maps[index])]
+        if structured.reductions(op):
+            others = [v for k, v in enumerate(op.operands) if k != index]
+        mine, touched = self.homes(target), self.part(target)
+        return any(self.part(v) in mine or touched in self.homes(v) for v in {*others, *gathered})
 
 
 def _overwrite_dying_operands(function: func.FuncOp) -> None:
@@ -315,7 +348,7 @@ def _copy_where_not_free(function: func.FuncOp) -> None:
             continue  # it is written so that every version of a tensor is used once
         for index in _written(op):
             target = op.operands[index]
-            mine = _writable(root(target), op, outputs) and not _reads_elsewhere(op, index)
+            mine = _writable(root(target), op, outputs) and not sharing.reads_elsewhere(op, index)
             if mine and (
                 _unshared(target) or (not isinstance(op, scf.ForOp) and not sharing.stale_readers(op, target))
             ):
@@ -363,18 +396,6 @@ def _copy_starts(group: FusedOp, outputs: Sequence[SSAValue]) -> None:
         copy = structured.copy_op(target, empty.tensor)
         block.insert_ops_before([empty, copy], group)
         target.replace_uses_with_if(copy.results[0], lambda use: use.operation in inside)
-
-
-def _reads_elsewhere(op: Operation, index: int) -> bool:
-    """Whether a structured op reads the buffer that it updates in other places than it writes at the same moment."""
-    if not isinstance(op, GenericOp):
-        return False
-    target, maps = op.operands[index], structured.maps_of(op)
-    gathered = [o.tensor for o in op.body.walk() if isinstance(o, tensor.ExtractOp)]
-    others = [v for k, v in enumerate(op.operands) if k != index and not (v is target and maps[k] == maps[index])]
-    if structured.reductions(op):
-        others = [v for k, v in enumerate(op.operands) if k != index]
-    return any(part(v) in _homes(target) or part(target) in _homes(v) for v in [*others, *gathered])
 
 
 def _writable(end: SSAValue, op: Operation, outputs: Sequence[SSAValue]) -> bool:

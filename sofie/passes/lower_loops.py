@@ -68,6 +68,20 @@ class Indices:
         self._first = block.first_op
         self._constants: dict[int, SSAValue] = {}
         self._sizes: dict[Size, SSAValue] = {}
+        self._panels: dict[SSAValue, tuple[SSAValue, SSAValue]] = {}
+
+    def in_panel(self, panel: SSAValue, place: SSAValue, strip: Strip, add: Callable[[Operation], None]) -> SSAValue:
+        """The variable of a loop walked in strips; what divides it by their width finds panel and place again."""
+        if strip.panels == 1:
+            panel = self.constant(strip.first)
+            variable = arith.AddiOp(self.constant(strip.first * strip.step), place)
+        else:
+            first = arith.MuliOp(panel, self.constant(strip.step))
+            add(first)
+            variable = arith.AddiOp(first.result, place)
+        add(variable)
+        self._panels[variable.result] = panel, place
+        return variable.result
 
     def extent(self, extent: int) -> SSAValue:
         """A constant, or the arithmetic of a run-time size."""
@@ -106,6 +120,10 @@ class Indices:
         if isinstance(expr, AffineDimExpr):
             return loops[expr.position]
         assert isinstance(expr, AffineBinaryOpExpr), expr
+        if isinstance(expr.lhs, AffineDimExpr) and loops[expr.lhs.position] in self._panels:
+            panel, place = self._panels[loops[expr.lhs.position]]
+            if expr.kind in (AffineBinaryOpKind.FloorDiv, AffineBinaryOpKind.Mod):
+                return panel if expr.kind == AffineBinaryOpKind.FloorDiv else place
         if expr.kind == AffineBinaryOpKind.Add and self._known(expr.rhs, loops) == 0:
             return self.expression(expr.lhs, loops, add)
         if expr.kind == AffineBinaryOpKind.Add and self._known(expr.lhs, loops) == 0:
@@ -146,6 +164,25 @@ class Indices:
         )
 
 
+@dataclass(frozen=True)
+class Strip:
+    """A part of a shared loop that a constant is packed along: the first `width` elements of some panels of `step`."""
+
+    loop: SharedLoop
+    first: int
+    panels: int
+    step: int
+    width: int
+
+
+def _panel_width(expr: AffineExpr, loop: int) -> int | None:
+    """The divisor of `loop floordiv width`, None for any other expression."""
+    if isinstance(expr, AffineBinaryOpExpr) and expr.kind == AffineBinaryOpKind.FloorDiv:
+        if expr.lhs == AffineDimExpr(loop) and isinstance(expr.rhs, AffineConstantExpr):
+            return expr.rhs.value
+    return None
+
+
 @dataclass
 class _Nest:
     """The loop nest of one group, as it is built."""
@@ -168,23 +205,8 @@ class _Nest:
         assert isinstance(terminator, YieldOp)
         outer = Block()
         self.indices = Indices(block)
-        for tile in [o for o in old if isinstance(o, TileOp)]:
-            self._shape_tile(tile, outer)
-        running = [s for s in self.shared if s.extent != 1]
-        inner, variables = (
-            self._parallel(outer, [s.extent for s in running], PARALLEL_NAMES) if running else (outer, [])
-        )
-        by_loop = {id(s): v for s, v in zip(running, variables, strict=True)}
-        for tile_op in [o for o in list(outer.ops) if isinstance(o, memref.AllocaOp)]:
-            if inner is not outer:  # a tile belongs to one iteration of the shared loops
-                tile_op.detach()
-                inner.insert_op_before(tile_op, inner.first_op) if inner.first_op else inner.add_op(tile_op)
-        last_writer = self._last_writers()
-        for m, member in enumerate(self.members):
-            fixed = {s.loops[m]: by_loop.get(id(s), self.indices.constant(0)) for s in self.shared}
-            self._member(m, member, fixed, inner, len(running), last_writer)
-        if inner is not outer:
-            inner.add_op(scf.ReduceOp())
+        for strip in self._strips():
+            self._build(outer, [o for o in old if isinstance(o, TileOp)], strip)
         for op in old[:-1]:
             op.detach()
         for op in list(outer.ops):
@@ -193,6 +215,46 @@ class _Nest:
         for op in reversed(old[:-1]):
             op.erase(safe_erase=False)
         _erase_unused_constants(block)
+
+    def _build(self, outer: Block, tiles: Sequence[TileOp], strip: Strip | None) -> None:
+        """The nest of all members at the end of `outer`, over a part of one shared loop or over everything."""
+        self.scalars, self.tiles = {}, {}
+        inner, by_loop = self._shared_nest(outer, strip)
+        for tile in tiles:  # a tile belongs to one iteration of the shared loops
+            self._shape_tile(tile, inner)
+        last_writer = self._last_writers()
+        for m, member in enumerate(self.members):
+            fixed = {s.loops[m]: by_loop.get(id(s), self.indices.constant(0)) for s in self.shared}
+            self._member(m, member, fixed, inner, len(by_loop), last_writer)
+        if inner is not outer:
+            inner.add_op(scf.ReduceOp())
+
+    def _shared_nest(self, outer: Block, strip: Strip | None) -> tuple[Block, dict[int, SSAValue]]:
+        """The body of the shared loops, and the variable of each by identity; a strip's panels go outermost."""
+        running = [s for s in self.shared if s.extent != 1 and (strip is None or s is not strip.loop)]
+        bounds, names = [s.extent for s in running], list(PARALLEL_NAMES[: len(running)])
+        if strip is not None:
+            bounds, names = [strip.panels, *bounds, strip.width], ["panel", *names, PARALLEL_NAMES[len(running)]]
+        if not bounds:
+            return outer, {}
+        inner, variables = self._parallel(outer, bounds, names)
+        if strip is None:
+            return inner, {id(s): v for s, v in zip(running, variables, strict=True)}
+        by_loop = {id(s): v for s, v in zip(running, variables[1:-1], strict=True)}
+        by_loop[id(strip.loop)] = self.indices.in_panel(variables[0], variables[-1], strip, inner.add_op)
+        return inner, by_loop
+
+    def _strips(self) -> list[Strip] | list[None]:
+        """The shared loop along which a constant is packed, in whole panels and what is left; [None] where none is."""
+        for m, member in enumerate(self.members):
+            for expr in (e for map in structured.maps_of(member) for e in map.results):
+                for s in self.shared:
+                    width = _panel_width(expr, s.loops[m])
+                    if width is not None:
+                        whole = s.extent // width
+                        strips = [Strip(s, 0, whole, width, width), Strip(s, whole, 1, width, s.extent % width)]
+                        return [strip for strip in strips if strip.panels and strip.width]
+        return [None]
 
     def _shape_tile(self, tile: TileOp, outer: Block) -> None:
         """Drops the axes of a tile that shared loops (or extents of 1) walk; a scalar needs no buffer."""

@@ -1,14 +1,21 @@
-"""pack-weights: the constant of a contraction is laid out for the loop that will run over lanes (level 2).
+"""pack-weights: the constant of a contraction is laid out as its tile will walk through it (level 2).
 
-    %w : tensor<50x100xf32>, read as (m, n, k) -> (n, k)     ->     %w' : tensor<100x50xf32>, read as (k, n)
+    %w : tensor<50x100xf32>, read as (m, n, k) -> (n, k)
+    ->
+    %w' : tensor<4x100x16xf32>, read as (m, n, k) -> (n floordiv 16, k, n mod 16)
 
 The loop on lanes is the one that the constant and the result have and the other operand has not: output features,
-output channels. It goes innermost, the reductions before it in the order they run, so that a tile streams through the
-weights. Declines where there are too few outputs for a vector: then lanes run along something else.
+output channels. Its elements go innermost, the reductions before them in the order they run, so that a tile streams
+through the weights: in panels of `panel` outputs, the last filled up with zeros that nobody reads, where a row of all
+outputs would be longer than a tile is wide; a product with one row has the whole register file for its outputs, and
+wider panels. The panels are the same for every CPU. Declines where there are too few outputs for a vector: then lanes
+run along something else.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,24 +23,62 @@ import numpy as np
 from xdsl.context import Context
 from xdsl.dialects.builtin import AffineMapAttr, ArrayAttr, ModuleOp
 from xdsl.dialects.linalg.ops import GenericOp
+from xdsl.ir.affine import AffineDimExpr, AffineExpr
 from xdsl.passes import ModulePass
 
 from sofie import structured
 from sofie.dialects.sofie import WeightOp
 from sofie.dialects.types import element_of
 from sofie.rewrite import erase
+from sofie.weights import Array
 
 FEWEST_LANES = 4
+WIDE_PANELS = 4
+"""Panels side by side that a product with a single row walks at once."""
+
+LONG_ROW = 8
+"""Panels that a row of all outputs has before a last one that is not full is worth its zeros."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The order of a constant's axes, `batches` first and the one on lanes last, and the width of a panel, 0: none."""
+
+    order: tuple[int, ...]
+    batches: int
+    width: int
+
+    def apply(self, array: Array) -> Array:
+        """The array (.., N) so laid out; with panels (batches.., panels, reductions.., width), zeros behind N."""
+        moved = array.transpose(self.order)
+        if self.width == 0:
+            return np.ascontiguousarray(moved)
+        outputs = moved.shape[-1]
+        panels = -(-outputs // self.width)
+        filled = np.zeros((*moved.shape[:-1], panels * self.width), array.dtype)
+        filled[..., :outputs] = moved
+        apart = filled.reshape(*moved.shape[:-1], panels, self.width)
+        return np.ascontiguousarray(np.moveaxis(apart, -2, self.batches))
+
+    def place(self, dims: Sequence[int]) -> list[int | AffineExpr | None]:
+        """The index of each axis, where `dims` are the loops behind the axes before."""
+        *outer, lanes = (dims[a] for a in self.order)
+        if self.width == 0:
+            return [*outer, lanes]
+        loop = AffineExpr.dimension(lanes)
+        return [*outer[: self.batches], loop // self.width, *outer[self.batches :], loop % self.width]
 
 
 @dataclass(frozen=True)
 class PackWeights(ModulePass):
-    """Re-lays the weights of every contraction; the old constants go where nobody else reads them."""
+    """Re-lays the weights of every contraction; `panel` outputs go side by side (0: all of them)."""
 
     name: ClassVar[str] = "pack-weights"
 
+    panel: int = 16
+
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        packed: dict[tuple[WeightOp, tuple[int, ...]], WeightOp] = {}
+        packed: dict[tuple[WeightOp, Layout], WeightOp] = {}
         for generic in [o for o in op.walk() if isinstance(o, GenericOp)]:
             for k in range(len(generic.inputs)):
                 self._pack(generic, k, packed)
@@ -41,35 +86,57 @@ class PackWeights(ModulePass):
             if not weight.result.uses:
                 erase(weight)
 
-    def _pack(self, generic: GenericOp, k: int, packed: dict[tuple[WeightOp, tuple[int, ...]], WeightOp]) -> None:
-        weight = generic.inputs[k].owner
-        maps, reduce = structured.maps_of(generic), structured.reductions(generic)
-        dims = structured.dims_of(maps[k])
-        if not isinstance(weight, WeightOp) or not reduce or dims is None or None in dims:
+    def _pack(self, generic: GenericOp, k: int, packed: dict[tuple[WeightOp, Layout], WeightOp]) -> None:
+        weight, maps = generic.inputs[k].owner, structured.maps_of(generic)
+        found = structured.dims_of(maps[k])
+        dims = [d for d in found or [] if d is not None]
+        if not isinstance(weight, WeightOp) or found is None or None in found:
             return
-        lanes = _lanes_loop(generic, k, [d for d in dims if d is not None])
-        if lanes is None:
+        layout = self._layout(generic, k, dims)
+        if layout is None or layout == Layout(tuple(range(len(dims))), layout.batches, 0):
             return
-        order = sorted(range(len(dims)), key=lambda a: (dims[a] == lanes, dims[a] in reduce, dims[a] or 0))
-        if order == list(range(len(dims))):
-            return
-        key = (weight, tuple(order))
-        if key not in packed:
-            array = np.ascontiguousarray(weight.blob.value.transpose(order))
-            packed[key] = WeightOp.of(weight.weight_name.data, array, element_of(weight.result))
-            packed[key].result.name_hint = weight.result.name_hint
+        if (weight, layout) not in packed:
+            array = layout.apply(weight.blob.value)
+            new = packed[weight, layout] = WeightOp.of(weight.weight_name.data, array, element_of(weight.result))
+            new.result.name_hint = weight.result.name_hint
             block = weight.parent_block()
             assert block is not None
-            block.insert_op_before(packed[key], weight)
-        generic.operands[k] = packed[key].result
-        maps[k] = structured.dims_map(maps[k].num_dims, [dims[a] for a in order])
+            block.insert_op_before(new, weight)
+        generic.operands[k] = packed[weight, layout].result
+        maps[k] = structured.dims_map(maps[k].num_dims, layout.place(dims))
         generic.properties["indexing_maps"] = ArrayAttr([AffineMapAttr(m) for m in maps])
+
+    def _layout(self, generic: GenericOp, k: int, dims: list[int]) -> Layout | None:
+        """How input `k`, a constant with these loops behind its axes, is laid out; None where it may stay."""
+        reduce = structured.reductions(generic)
+        lanes = _lanes_loop(generic, k, dims) if reduce else None
+        if lanes is None:
+            return None
+        order = sorted(range(len(dims)), key=lambda a: (dims[a] == lanes, dims[a] in reduce, dims[a]))
+        batches = sum(d != lanes and d not in reduce for d in dims)
+        return Layout(tuple(order), batches, self._width(generic, lanes, dims))
+
+    def _width(self, generic: GenericOp, lanes: int, dims: Sequence[int]) -> int:
+        """The width of a panel; 0 where one row of all outputs is as good."""
+        if self.panel == 0:
+            return 0
+        extents = structured.extents(generic)
+        parallel = [d for d in range(len(extents)) if d not in structured.reductions(generic) and d not in dims]
+        rows = math.prod(extents[d] for d in parallel)
+        width = self.panel * WIDE_PANELS if rows == 1 else self.panel
+        whole = extents[lanes] % width == 0
+        return width if extents[lanes] > (2 if whole else LONG_ROW) * width else 0
 
 
 def _lanes_loop(generic: GenericOp, k: int, dims: list[int]) -> int | None:
-    """The parallel loop of the constant that no other input has; the longest of several."""
+    """The loop along the result's last axis, if the constant has it; else its longest that no other input has."""
     extents, reduce = structured.extents(generic), structured.reductions(generic)
-    others = [m for j, m in enumerate(structured.maps_of(generic)[: len(generic.inputs)]) if j != k]
+    maps = structured.maps_of(generic)
+    innermost = structured.output_maps(generic)[0].results[-1:]
+    others = [m for j, m in enumerate(maps[: len(generic.inputs)]) if j != k]
     elsewhere = {d for m in others for e in m.results for d in e.used_dims()}
+    for expr in innermost:
+        if isinstance(expr, AffineDimExpr) and expr.position in dims and extents[expr.position] >= FEWEST_LANES:
+            return expr.position
     free = [d for d in dims if d not in reduce and d not in elsewhere and extents[d] >= FEWEST_LANES]
     return max(free, key=lambda d: extents[d], default=None)

@@ -1,0 +1,447 @@
+"""winograd: a 3x3 convolution becomes products of transformed tiles, with fewer multiplications (level 2).
+
+    %y = conv(%x, %w)            3x3, stride 1, channels last
+    ->
+    %v = insert B' x B of each tile of %x into (36, tiles, channels)
+    %m = contraction of %v with G w G' (36, channels, outputs)
+    %y = insert A' m A + epilogue of each tile into %y
+
+F(m x m, 3 x 3) of Winograd ("Arithmetic complexity of computations", 1980; Lavin and Gray, "Fast algorithms for
+convolutional neural networks", 2016): a tile of m x m results takes (m + 2)^2 multiplications a channel, not 9 m^2. The
+points are 0, 1, -1 and infinity for m = 2; for m = 4 they are 0, +-3/4, +-3/2 and infinity, whose error is less than
+twice that of the direct sum, where the textbook's 0, +-1, +-2 have 5 to 15 times it. Weights are transformed here, in
+double precision. Tiles are walked in blocks whose transforms stay in the second-level cache. Per layer, the cheapest by
+a model of flops and bytes is taken, direct convolution included. Declines for other kernels, groups, few channels,
+run-time sizes and other element types than float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from xdsl.builder import Builder
+from xdsl.context import Context
+from xdsl.dialects import arith, scf, tensor
+from xdsl.dialects.builtin import Float32Type, FloatAttr, IndexType, ModuleOp, f32
+from xdsl.dialects.linalg.ops import GenericOp
+from xdsl.ir import Block, SSAValue
+from xdsl.ir.affine import AffineDimExpr, AffineExpr, AffineMap
+from xdsl.passes import ModulePass
+
+from sofie import extents, sizes, structured
+from sofie.dialects.sofie import WeightOp
+from sofie.dialects.types import element_of, shape_of
+from sofie.errors import SofieError
+from sofie.rewrite import erase, fused_location, replace_results, users
+from sofie.site import Site
+from sofie.tiles import OFF, Transform, cheapest, transform
+from sofie.weights import Array
+
+CHOICES = ("2", "4", OFF)
+
+
+@dataclass(frozen=True)
+class Winograd(ModulePass):
+    """Rewrites where it pays, with tiles of at most `max` (2, 4 or off); `block_bytes` are for a block's transforms."""
+
+    name: ClassVar[str] = "winograd"
+
+    max: str = "4"
+    block_bytes: int = 393216
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        if self.max not in CHOICES:
+            raise SofieError(f"winograd: max is one of {', '.join(CHOICES)}, not {self.max!r}")
+        if self.max == OFF:
+            return
+        for generic in [o for o in op.walk() if isinstance(o, GenericOp)]:
+            layer = _layer(generic)
+            if layer is not None:
+                chosen = cheapest(layer.height, layer.width, layer.channels, layer.outputs, int(self.max))
+                if chosen is not None:
+                    _Rewrite(layer, transform(chosen), self.block_bytes).run()
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A 3x3 convolution of stride 1: x (n, height + 2, width + 2, channels), result (n, height, width, outputs)."""
+
+    op: GenericOp
+    x: SSAValue
+    kernel: Array
+    """(outputs, channels, 3, 3)."""
+    name: str
+    epilogue: GenericOp | None
+    """The elementwise op that alone reads the result."""
+
+    @property
+    def result(self) -> SSAValue:
+        """What the rewriting replaces."""
+        return (self.epilogue or self.op).results[0]
+
+    @property
+    def batch(self) -> int:
+        """n."""
+        return shape_of(self.op.results[0])[0]
+
+    @property
+    def height(self) -> int:
+        """Rows of the result."""
+        return shape_of(self.op.results[0])[1]
+
+    @property
+    def width(self) -> int:
+        """Columns of the result."""
+        return shape_of(self.op.results[0])[2]
+
+    @property
+    def outputs(self) -> int:
+        """Channels of the result."""
+        return shape_of(self.op.results[0])[3]
+
+    @property
+    def channels(self) -> int:
+        """Channels of x."""
+        return shape_of(self.x)[3]
+
+
+def _layer(op: GenericOp) -> Layer | None:
+    """The convolution that an op is, if the pass can rewrite it."""
+    if len(op.inputs) != 2 or len(op.results) != 1 or not isinstance(element_of(op.results[0]), Float32Type):
+        return None
+    if [type(o) for o in structured.body_ops(op)] != [arith.MulfOp, arith.AddfOp] or len(op.iterator_types) != 7:
+        return None
+    maps, extent = structured.maps_of(op), structured.extents(op)
+    if structured.dims_of(maps[2]) != [0, 1, 2, 3] or not all(sizes.is_static(shape_of(v)) for v in op.operands):
+        return None
+    weight = next((k for k, v in enumerate(op.inputs) if isinstance(v.owner, WeightOp)), None)
+    if weight is None:
+        return None
+    x, dims = op.inputs[1 - weight], structured.dims_of(maps[weight])
+    walked = maps[1 - weight].results
+    if dims is None or len(walked) != 4 or not isinstance(walked[3], AffineDimExpr):
+        return None
+    channel = walked[3].position
+    windows = [_window(walked[1], 1), _window(walked[2], 2)]
+    ky, kx = windows
+    if ky is None or kx is None or sorted(d for d in dims if d is not None) != sorted([3, channel, ky, kx]):
+        return None
+    if walked[0] != AffineDimExpr(0) or (extent[ky], extent[kx]) != (3, 3) or len(dims) != 4:
+        return None
+    owner = op.inputs[weight].owner
+    assert isinstance(owner, WeightOp)
+    kernel = owner.blob.value.transpose([dims.index(d) for d in (3, channel, ky, kx)])
+    return Layer(op, x, kernel, owner.weight_name.data, _epilogue(op))
+
+
+def _window(expr: AffineExpr, loop: int) -> int | None:
+    """The loop over the kernel in `loop + kernel`, None for any other expression."""
+    others = expr.used_dims() - {loop}
+    if len(others) != 1:
+        return None
+    (kernel,) = others
+    return kernel if expr == AffineExpr.dimension(loop) + AffineExpr.dimension(kernel) else None
+
+
+def _epilogue(op: GenericOp) -> GenericOp | None:
+    """The elementwise op that alone reads the result, just where it is written, and nothing that windows or gathers."""
+    readers = users(op.results[0])
+    if len(readers) != 1 or not isinstance(readers[0], GenericOp) or not structured.is_parallel(readers[0]):
+        return None
+    reader = readers[0]
+    maps = [structured.dims_of(m) for m in structured.maps_of(reader)]
+    if len(reader.results) != 1 or maps[-1] != [0, 1, 2, 3] or None in maps or reader.body.block.args[-1].uses:
+        return None
+    if reader.parent_block() is not op.parent_block() or any(o.regions for o in reader.body.walk()):
+        return None
+    if any(v is op.results[0] and m != [0, 1, 2, 3] for v, m in zip(reader.inputs, maps, strict=False)):
+        return None
+    return reader if all(_is_pure(o.name) for o in structured.body_ops(reader)) else None
+
+
+def _is_pure(name: str) -> bool:
+    return name.split(".")[0] in ("arith", "math")
+
+
+Pixel = tuple[int, int]
+
+
+@dataclass
+class _Rewrite:
+    """One layer on its way."""
+
+    layer: Layer
+    form: Transform
+    block_bytes: int
+
+    def run(self) -> None:
+        layer, m = self.layer, self.form.tile
+        op = layer.epilogue or layer.op
+        location = fused_location([layer.op.location, *([layer.epilogue.location] if layer.epilogue else [])])
+        site = Site(location, op)
+        tiles = -(-layer.width // m)
+        x = _widened(site, layer.x, [layer.batch, -(-layer.height // m) * m + 2, tiles * m + 2, layer.channels])
+        u = site.insert(WeightOp.of(layer.name, self.form.kernel(layer.kernel)))
+        y = site.empty(shape_of(layer.result), f32)
+        y.name_hint = layer.result.name_hint
+        rows = self._rows_at_once(tiles)
+        whole = layer.height // (rows * m)
+        for image in range(layer.batch):
+            y = self._blocks(site, x, u, y, image, whole, rows)
+            if rest := layer.height - whole * rows * m:
+                y = self._block(site, x, u, y, image, whole * rows * m, rest)
+        block = op.parent_block()
+        assert block is not None
+        replace_results(op, [y])
+        if op is not layer.op:
+            erase(layer.op)
+        structured.erase_unread(block)
+
+    def _rows_at_once(self, tiles: int) -> int:
+        """Rows of tiles in a block: few keep its transforms in cache, but each block reads all weights."""
+        layer, points, m = self.layer, self.form.size**2, self.form.tile
+        weights = 4 * points * layer.channels * layer.outputs
+        row, rows = 4 * points * tiles * (layer.channels + layer.outputs), -(-layer.height // m)
+
+        def traffic(at_once: int) -> int:
+            spilled = 2 * row * rows if at_once * row > self.block_bytes else 0
+            return spilled + weights * -(-rows // at_once)
+
+        return min(range(rows, 0, -1), key=traffic)
+
+    def _blocks(self, site: Site, x: SSAValue, u: SSAValue, y: SSAValue, image: int, count: int, rows: int) -> SSAValue:
+        """`count` blocks of `rows` rows of tiles, one after the other."""
+        step = rows * self.form.tile
+        if count < 2:
+            return self._block(site, x, u, y, image, 0, step) if count else y
+        body = Block(arg_types=[IndexType(), y.type])
+        inner = site.inside(body)
+        body.args[0].name_hint, body.args[1].name_hint = "block", y.name_hint
+        first = inner.insert(arith.MuliOp(body.args[0], inner.insert(extents.constant(step))))
+        inner.add(scf.YieldOp(self._block(inner, x, u, body.args[1], image, first, step)))
+        low, high, one = (site.insert(extents.constant(k)) for k in (0, count, 1))
+        return site.insert(scf.ForOp(low, high, one, [y], body))
+
+    def _block(
+        self, site: Site, x: SSAValue, u: SSAValue, y: SSAValue, image: int, first: int | SSAValue, height: int
+    ) -> SSAValue:
+        """`height` rows of the result from `first` on: y with them."""
+        layer, m, n = self.layer, self.form.tile, self.form.size
+        rows, tiles = -(-height // m), -(-layer.width // m)
+        part = site.slice(x, [image, first, 0, 0], [1, rows * m + 2, tiles * m + 2, layer.channels])
+        v = self._transformed(site, part, rows, tiles)
+        start = site.fill(_zero(), [n * n, rows * tiles, layer.outputs], f32)
+        maps = [structured.dims_map(4, dims) for dims in ([0, 1, 3], [0, 3, 2], [0, 1, 2])]
+        (product,) = site.generic([v, u], [start], maps, _multiply_add, [3])
+        product = site.reshape(product, [n * n, rows, tiles, layer.outputs])
+        into = site.empty([1, height, layer.width, layer.outputs], f32)
+        extra = _Extra(site, image, first, height, m)
+        for down in _runs(height, m):
+            for across in _runs(layer.width, m):
+                into = self._results(site, product, into, extra, down, across)
+        return site.put(into, y, [image, first, 0, 0])
+
+    def _transformed(self, site: Site, x: SSAValue, rows: int, tiles: int) -> SSAValue:
+        """B' d B of every tile d of x (1, rows m + 2, tiles m + 2, channels): (size^2, rows tiles, channels)."""
+        m, n, channels = self.form.tile, self.form.size, self.layer.channels
+        d = AffineExpr.dimension
+        pixels = [(r, c) for r in range(n) for c in range(n)]
+        maps = [structured.dims_map(3, [None, d(0) * m + r, d(1) * m + c, d(2)]) for r, c in pixels]
+        outs = [site.empty([rows, tiles, channels], f32) for _ in pixels]
+        made = site.generic(
+            [x] * len(pixels),
+            outs,
+            [*maps, *[structured.identity(3)] * len(outs)],
+            lambda b, args: self.form.input(b, list(args[: n * n])),
+        )
+        v = site.empty([n * n, rows * tiles, channels], f32)
+        for k, value in enumerate(made):
+            v = site.put(site.reshape(value, [1, rows * tiles, channels]), v, [k, 0, 0])
+        return v
+
+    def _results(
+        self, site: Site, product: SSAValue, into: SSAValue, extra: _Extra, down: Run, across: Run
+    ) -> SSAValue:
+        """A' m A with the epilogue of some rows and columns of tiles, put into `into` (1, rows, width, outputs)."""
+        layer, m, n = self.layer, self.form.tile, self.form.size
+        shape = [down.count, across.count, layer.outputs]
+        if shape != list(shape_of(product)[1:]):
+            product = site.slice(product, [0, down.start, across.start, 0], [n * n, *shape])
+        pixels = [(i, j) for i in range(down.length) for j in range(across.length)]
+        points = [structured.dims_map(3, [AffineExpr.constant(k), 0, 1, 2]) for k in range(n * n)]
+        reads: list[tuple[SSAValue, AffineMap]] = []
+
+        def slot(value: SSAValue, map: AffineMap, pixel: Pixel) -> int:
+            operand = extra.read(value, map, (down.start * m + pixel[0], across.start * m + pixel[1]))
+            if operand not in reads:
+                reads.append(operand)
+            return reads.index(operand)
+
+        finish = [self._finisher(slot, pixel) for pixel in pixels]
+
+        def body(b: Builder, args: Sequence[SSAValue]) -> list[SSAValue]:
+            results = self.form.output(b, list(args[: n * n]), down.length, across.length)
+            given = args[n * n : n * n + len(reads)]
+            return [f(b, value, given) for f, value in zip(finish, results, strict=True)]
+
+        outs = [site.empty([1, *shape], f32) for _ in pixels]
+        made = site.generic(
+            [*[product] * (n * n), *(v for v, _ in reads)],
+            outs,
+            [*points, *(m for _, m in reads), *[structured.dims_map(3, [None, 0, 1, 2])] * len(outs)],
+            body,
+        )
+        for (i, j), value in zip(pixels, made, strict=True):
+            into = site.put(value, into, [0, down.start * m + i, across.start * m + j, 0], [1, m, m, 1])
+        return into
+
+    def _finisher(
+        self, slot: Callable[[SSAValue, AffineMap, Pixel], int], pixel: Pixel
+    ) -> Callable[[Builder, SSAValue, Sequence[SSAValue]], SSAValue]:
+        """What follows the sum at one pixel: what it started from is added, then the epilogue's body."""
+        layer, start = self.layer, self.layer.op.outputs[0]
+        owner = start.owner if _is_start(start) else None
+        from_start = (
+            [slot(v, m, pixel) for v, m in zip(owner.inputs, structured.maps_of(owner), strict=False)]
+            if isinstance(owner, GenericOp)
+            else [slot(start, structured.identity(4), pixel)]
+        )
+        epilogue = layer.epilogue
+        places = (
+            [
+                None if v is layer.op.results[0] else slot(v, m, pixel)
+                for v, m in zip(epilogue.inputs, structured.maps_of(epilogue), strict=False)
+            ]
+            if epilogue is not None
+            else []
+        )
+
+        def finish(b: Builder, value: SSAValue, given: Sequence[SSAValue]) -> SSAValue:
+            taken = [given[k] for k in from_start]
+            begin = _inline(b, owner, taken) if isinstance(owner, GenericOp) else taken[0]
+            value = b.insert(arith.AddfOp(value, begin)).result
+            if epilogue is None:
+                return value
+            return _inline(b, epilogue, [value if k is None else given[k] for k in places])
+
+        return finish
+
+
+@dataclass(frozen=True)
+class Run:
+    """Rows or columns of tiles: the first, how many, and how much of each tile is written."""
+
+    start: int
+    count: int
+    length: int
+
+
+def _runs(extent: int, tile: int) -> list[Run]:
+    """Whole tiles, then what is left."""
+    whole, rest = divmod(extent, tile)
+    return [run for run in (Run(0, whole, tile), Run(whole, 1, rest)) if run.count and run.length]
+
+
+@dataclass(frozen=True)
+class _Extra:
+    """How the other operands of a block's results are read: `rows` rows from `first` on, by tiles."""
+
+    site: Site
+    image: int
+    first: int | SSAValue
+    rows: int
+    tile: int
+
+    def read(self, value: SSAValue, map: AffineMap, pixel: Pixel) -> tuple[SSAValue, AffineMap]:
+        """The operand and its map over (row of tiles, column of tiles, channel), where `map` is over (n, y, x, c).
+
+        `pixel` is the place in the block of the first tile's pixel.
+        """
+        d = AffineExpr.dimension
+        dims = structured.dims_of(map)
+        assert dims is not None
+        if 0 in dims or 1 in dims:
+            offsets = [self.image if a == 0 else self.first if a == 1 else 0 for a in dims]
+            shape = [1 if a == 0 else self.rows if a == 1 else e for a, e in zip(dims, shape_of(value), strict=True)]
+            value = self._part(value, offsets, shape)
+        place: dict[int | None, AffineExpr] = {
+            None: AffineExpr.constant(0),
+            0: AffineExpr.constant(0),
+            1: d(0) * self.tile + pixel[0],
+            2: d(1) * self.tile + pixel[1],
+            3: d(2),
+        }
+        return value, AffineMap(3, 0, tuple(place[a] for a in dims))
+
+    def _part(self, value: SSAValue, offsets: Sequence[int | SSAValue], shape: Sequence[int]) -> SSAValue:
+        """A slice of the operand, made once."""
+        for use in value.uses:
+            known = use.operation
+            if isinstance(known, tensor.ExtractSliceOp) and known.parent_block() is self.site.home:
+                if extents.entries(known.static_offsets.get_values(), known.offsets) == list(offsets):
+                    if shape_of(known.result) == tuple(shape):
+                        return known.result
+        return self.site.slice(value, offsets, shape)
+
+
+def _is_start(value: SSAValue) -> bool:
+    """Whether a sum starts from a constant or a bias that is spread, which is as easily read where it is needed."""
+    owner = value.owner
+    return (
+        isinstance(owner, GenericOp)
+        and structured.is_parallel(owner)
+        and structured.dims_of(structured.output_maps(owner)[0]) == [0, 1, 2, 3]
+        and all(structured.dims_of(m) is not None for m in structured.maps_of(owner))
+        and not owner.body.block.args[-1].uses
+        and all(_is_pure(o.name) for o in structured.body_ops(owner))
+    )
+
+
+def _inline(b: Builder, op: GenericOp, given: Sequence[SSAValue]) -> SSAValue:
+    """The scalar that the body of an elementwise op makes of its inputs."""
+    values: dict[SSAValue, SSAValue] = dict(zip(op.body.block.args, given, strict=False))
+    for inner in structured.body_ops(op):
+        clone = inner.clone(values)
+        b.insert(clone)
+        values.update(zip(inner.results, clone.results, strict=True))
+    (result,) = structured.yielded(op)
+    return values.get(result, result)
+
+
+def _multiply_add(b: Builder, args: Sequence[SSAValue]) -> list[SSAValue]:
+    product = b.insert(arith.MulfOp(args[0], args[1]))
+    return [b.insert(arith.AddfOp(args[2], product.result)).result]
+
+
+def _zero() -> arith.ConstantOp:
+    return arith.ConstantOp(FloatAttr(0.0, f32))
+
+
+def _widened(site: Site, x: SSAValue, shape: Sequence[int]) -> SSAValue:
+    """x with zeros behind its rows and columns up to `shape`; a buffer that was padded is padded further."""
+    if shape_of(x) == tuple(shape):
+        return x
+    owner = x.owner
+    if isinstance(owner, tensor.InsertSliceOp) and len(users(x)) == 1 and _is_zero(owner.dest):
+        near = Site(owner.location, owner)
+        into = near.fill(_zero(), shape, f32)
+        offsets = extents.entries(owner.static_offsets.get_values(), owner.offsets)
+        return near.put(owner.source, into, offsets, list(owner.static_strides.get_values()))
+    return site.put(x, site.fill(_zero(), shape, f32), [0] * len(shape))
+
+
+def _is_zero(value: SSAValue) -> bool:
+    owner = value.owner
+    if not isinstance(owner, GenericOp) or owner.inputs:
+        return False
+    (result,) = structured.yielded(owner)
+    constant = result.owner
+    return (
+        isinstance(constant, arith.ConstantOp)
+        and isinstance(constant.value, FloatAttr)
+        and constant.value.value.data == 0.0
+        and math.copysign(1.0, constant.value.value.data) > 0
+    )

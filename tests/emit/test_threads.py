@@ -59,8 +59,8 @@ def test_the_bits_do_not_depend_on_the_number_of_threads(threads: int) -> None:
     """A sum that is split, or two threads that write to one place."""
     model = layers()
     feeds = models.feeds(model)
-    alone = sofie.compile(model, passes=PASSES)
-    several = sofie.compile(model, passes=PASSES, threads=threads)
+    alone = sofie.compile(model, passes=PASSES, reproducible=True)
+    several = sofie.compile(model, passes=PASSES, reproducible=True, threads=threads)
     assert several.program.threaded and not alone.program.threaded
     for _ in range(50):
         np.testing.assert_array_equal(several.run(feeds)["y"], alone.run(feeds)["y"])

@@ -5,14 +5,17 @@ Read off the scalar nest: how each access moves when a loop advances. `sofie.pas
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-from xdsl.dialects import arith, math, memref, scf
+from xdsl.dialects import arith, memref, scf
+from xdsl.dialects import math as math_dialect
 from xdsl.dialects.builtin import Float32Type, Float64Type, IndexType, MemRefType
 from xdsl.ir import Block, SSAValue
 
 from sofie import affine
-from sofie.dialects.types import bytes_of, element_of, strides_and_offset
+from sofie.dialects.types import bytes_of, element_of, shape_of, strides_and_offset
+from sofie.sizes import most
 from sofie.target import Cpu
 
 ARITHMETIC = (
@@ -24,7 +27,13 @@ ARITHMETIC = (
     arith.MaximumfOp,
     arith.MinimumfOp,
 )
-FUNCTIONS = (math.ExpOp, math.LogOp, math.SqrtOp, math.TanhOp, math.ErfOp)
+FUNCTIONS = (
+    math_dialect.ExpOp,
+    math_dialect.LogOp,
+    math_dialect.SqrtOp,
+    math_dialect.TanhOp,
+    math_dialect.ErfOp,
+)
 """Those that math.hxx has for float vectors."""
 
 INDEX_OPS = (arith.AddiOp, arith.SubiOp, arith.MuliOp)
@@ -39,6 +48,8 @@ class Plan:
     lanes: int
     vectors: int
     rows: int
+    columns_stay: bool = True
+    """Whether a tile's columns stay while all rows pass, or the loops that are in no tile go outside."""
 
 
 def _accesses(nest: scf.ParallelOp) -> list[tuple[memref.LoadOp | memref.StoreOp, int]]:
@@ -87,7 +98,7 @@ def plan_of(nest: scf.ParallelOp, target: Cpu, tile: int = 0) -> Plan | None:
         return Plan(d, None, lanes, min(max(extent // lanes, 1), 8), 1)
     rows = extent_of(nest, rows_loop)
     shape = _tile_shape(MANY_ROWS if rows is None else rows, max(extent // lanes, 1), target.registers, tile)
-    return Plan(d, rows_loop, lanes, *shape)
+    return Plan(d, rows_loop, lanes, *shape, _columns_stay(nest, d, rows_loop, shape[0] * lanes))
 
 
 MANY_ROWS = 960
@@ -117,7 +128,7 @@ def _has_vector_form(nest: scf.ParallelOp) -> bool:
             return False
         floats = [v.type for v in [*op.operands, *op.results] if not isinstance(v.type, IndexType)]
         if isinstance(op, FUNCTIONS) and not all(isinstance(t, Float32Type) for t in floats):
-            if not isinstance(op, math.SqrtOp):
+            if not isinstance(op, math_dialect.SqrtOp):
                 return False
         if isinstance(op, memref.LoadOp | memref.StoreOp) and not isinstance(
             element_of(op.memref), Float32Type | Float64Type
@@ -125,7 +136,7 @@ def _has_vector_form(nest: scf.ParallelOp) -> bool:
             return False
     kinds = {element_of(op.memref) for op, _ in _accesses(nest)}
     return len(kinds) == 1 and not any(
-        isinstance(op, math.SqrtOp) and isinstance(op.result.type, Float64Type) for op in nest.body.walk()
+        isinstance(op, math_dialect.SqrtOp) and isinstance(op.result.type, Float64Type) for op in nest.body.walk()
     )
 
 
@@ -190,6 +201,46 @@ def _tile_shape(rows: int, vectors: int, registers: int, tile: int) -> tuple[int
         if count * height + count + 1 <= registers
     ]
     return min(shapes, key=whole)
+
+
+FIRST_CACHE, SECOND_CACHE = 24576, 393216
+"""Bytes that the caches hold beside what else passes through them."""
+
+
+def _columns_stay(nest: scf.ParallelOp, lanes_loop: int, rows_loop: int, width: int) -> bool:
+    """Whether it moves fewer bytes to keep a tile's columns and pass over all rows than the other way round.
+
+    The loops in neither may go outside: then what their iteration reads stays, and all columns pass by.
+    """
+    args, panels = nest.body.block.args, panels_of(nest, lanes_loop)
+    others = [d for d in range(len(args)) if d not in (lanes_loop, rows_loop, *panels)]
+    times = math.prod(extent_of(nest, d) or MANY_ROWS for d in others)
+    columns = math.prod(extent_of(nest, d) or 1 for d in panels) * max((extent_of(nest, lanes_loop) or 1) // width, 1)
+    if times == 1:
+        return True
+    inside = by_outside = 0.0
+    for base in dict.fromkeys(op.memref for op, _ in _accesses(nest) if isinstance(op, memref.LoadOp)):
+        loads = [op for op, _ in _accesses(nest) if isinstance(op, memref.LoadOp) and op.memref is base]
+        moves = {d for d in range(len(args)) if any(movement(op, args[d]) != 0 for op in loads)}
+        size = most(math.prod(shape_of(base))) * bytes_of(element_of(base))
+        inside += _passes(size, 1 if moves & {lanes_loop, *panels} else columns)
+        by_outside += _passes(size, 1 if moves & set(others) else times)
+    return inside < by_outside
+
+
+def panels_of(nest: scf.ParallelOp, lanes_loop: int) -> list[int]:
+    """The loops over more columns: they move just what the loop on lanes moves."""
+    args = nest.body.block.args
+    loads = [op for op, _ in _accesses(nest) if isinstance(op, memref.LoadOp)]
+    across = [movement(op, args[lanes_loop]) != 0 for op in loads]
+    return [d for d, loop in enumerate(args) if d != lanes_loop and [movement(op, loop) != 0 for op in loads] == across]
+
+
+def _passes(size: int, times: int) -> float:
+    """Cycles for reading so many bytes so many times from the cache that holds them."""
+    if size <= FIRST_CACHE:
+        return 0.0
+    return size * times / (32 if size <= SECOND_CACHE else 12)
 
 
 def _cycles(rows: int, vectors: int) -> float:

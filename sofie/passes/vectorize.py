@@ -30,7 +30,7 @@ from xdsl.passes import ModulePass
 
 from sofie import affine
 from sofie.dialects.sofie import FusedOp
-from sofie.lanes import Plan, extent_of, movement, plan_of
+from sofie.lanes import Plan, extent_of, movement, panels_of, plan_of
 from sofie.passes.lower_loops import Indices
 from sofie.rewrite import erase
 from sofie.target import cpu
@@ -97,11 +97,9 @@ class _Tiler:
         assert block is not None
         made = Block()
         reduces = any(isinstance(op, scf.ForOp) for op in nest.body.walk())
-        if reduces:  # the panel of weights that the lanes need stays in cache while everything else passes
+        if reduces:
             for tier in self._tiers(made):
-                for lanes, count, start, end in self._lane_segments(plan.vectors if tier is None else tier.vectors):
-                    inner, at = self._loop(made, start, end, lanes * count, plan.lanes_loop)
-                    self._others(inner, others, {plan.lanes_loop: at}, lanes, count, tier)
+                self._columns(made, others, tier)
         else:
             body, loops = self._parallel(made, others)
             for lanes, count, start, end in self._lane_segments(plan.vectors):
@@ -114,6 +112,21 @@ class _Tiler:
             op.detach()
             block.insert_op_before(op, nest)
         erase(nest)
+
+    def _columns(self, block: Block, others: list[int], tier: Tier | None) -> None:
+        """All columns of some rows, or of all: a tile's columns stay while the rows pass, or the other way round."""
+        plan = self.plan
+        panels = [] if plan.columns_stay else [d for d in panels_of(self.nest, plan.lanes_loop) if d in others]
+        outside = [] if plan.columns_stay else [d for d in others if d not in panels]
+        inside = [d for d in others if d not in outside and d not in panels]
+        body, loops = self._parallel(block, outside)
+        body, more = self._parallel(body, panels)
+        for lanes, count, start, end in self._lane_segments(plan.vectors if tier is None else tier.vectors):
+            inner, at = self._loop(body, start, end, lanes * count, plan.lanes_loop)
+            self._others(inner, inside, {**loops, **more, plan.lanes_loop: at}, lanes, count, tier)
+        for op in [o for o in block.walk() if isinstance(o, scf.ParallelOp)]:
+            if not isinstance(op.body.block.last_op, scf.ReduceOp):
+                op.body.block.add_op(scf.ReduceOp())
 
     def _end_loops(self, block: Block) -> None:
         for op in list(block.walk()):

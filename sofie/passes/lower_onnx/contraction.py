@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from xdsl.ir import SSAValue
+import numpy as np
+from xdsl.ir import Attribute, SSAValue
 from xdsl.ir.affine import AffineExpr
 
 from sofie import sizes, structured
@@ -147,22 +151,106 @@ def _spread(build: Lowering, bias: SSAValue, axes: list[int], shape: list[int]) 
 
 @lowers("ConvTranspose")
 def conv_transpose(op: OnnxOp, build: Lowering) -> SSAValue:
-    """The transpose of a convolution: one over x spread by its strides, the kernel flipped (ConvTranspose 22)."""
+    """The transpose of a convolution: one of stride 1 for every residue of a result's place by the strides.
+
+    The result at stride * q + r takes the elements of the kernel that lie r + pad apart from a multiple of the stride,
+    and no others; each convolution fills its own places of the result (ConvTranspose 22).
+    """
     x, w, bias = build.operand(0), build.operand(1), build.optional(2)
     batch, channels, *inputs = shape_of(x)
     _, per_group, *kernel = shape_of(w)
-    rank, groups, outputs = len(inputs), op.integer("group"), build.result_shape()[2:]
+    rank, groups, result = len(inputs), op.integer("group"), build.result_shape()
     ones = (1,) * rank
     strides, dilations = op.ints("strides", ones) or ones, op.ints("dilations", ones) or ones
     reach = [(k - 1) * d for k, d in zip(kernel, dilations, strict=True)]
-    spread = [(i - 1) * s + 1 for i, s in zip(inputs, strides, strict=True)]
-    before = [r - p for r, p in zip(reach, _cut_before(op, inputs, strides, reach, outputs), strict=True)]
-    after = [o + r - e - b for o, r, e, b in zip(outputs, reach, spread, before, strict=True)]
-    padded = _spread_and_pad(build, x, strides, before, after)
-    windows = Windows(tuple(kernel), ones, tuple(dilations), (0,) * rank, (0,) * rank, outputs)
+    cut = _cut_before(op, inputs, strides, reach, result[2:])
     flipped = _transposed_kernel(build, w, groups)
-    result = _convolution(build, padded, flipped, bias, windows, batch, channels, groups)
-    return build.reshape(result, build.result_shape())
+    axes = [
+        [_phase(r, *numbers) for r in range(min(numbers[0], numbers[-1]))]
+        for numbers in zip(strides, dilations, kernel, cut, inputs, result[2:], strict=True)
+    ]
+    y = None if all(s == 1 for s in strides) else build.empty(result, element_of(x))
+    for phases in itertools.product(*axes):
+        part = _of_phases(build, x, flipped, bias, phases, groups)
+        if y is None:
+            return build.reshape(part, result)
+        y = build.insert_slice(part, y, [0, 0, *(p.residue for p in phases)], [1, 1, *strides])
+    assert y is not None
+    return y
+
+
+@dataclass(frozen=True)
+class Phase:
+    """The results at `residue` + stride * q on one axis: `outputs` of them.
+
+    They sum over `taps` elements of the flipped kernel, from `first` on and `step` apart, which meet elements of x that
+    are `dilation` apart; the first of the first result is at -`before`.
+    """
+
+    residue: int
+    outputs: int
+    first: int
+    step: int
+    taps: int
+    dilation: int
+    before: int
+
+
+def _phase(residue: int, stride: int, dilation: int, kernel: int, cut: int, extent: int, outputs: int) -> Phase:
+    """The phase of one residue; in the flipped kernel, element j is the kernel's element kernel - 1 - j.
+
+    Result o gets x[i] w[k] where i * stride + k * dilation = o + cut.
+    """
+    common = math.gcd(stride, dilation)
+    period = stride // common
+    taps = [k for k in range(kernel) if (residue + cut - k * dilation) % stride == 0]
+    count = -(-(outputs - residue) // stride)
+    if not taps:
+        return Phase(residue, count, 0, 1, 0, 1, 0)
+    last = taps[-1]
+    return Phase(
+        residue,
+        count,
+        kernel - 1 - last,
+        period,
+        len(taps),
+        dilation // common,
+        -((residue + cut - last * dilation) // stride),
+    )
+
+
+def _of_phases(
+    build: Lowering, x: SSAValue, w: SSAValue, bias: SSAValue | None, phases: Sequence[Phase], groups: int
+) -> SSAValue:
+    """One phase's results (batch, outputs.., phase outputs..), of x (batch, channels, ..) and the flipped kernel w."""
+    batch, channels, *inputs = shape_of(x)
+    outputs = tuple(p.outputs for p in phases)
+    shape = [batch, shape_of(w)[0], *outputs]
+    if any(p.taps == 0 for p in phases):  # no element of the kernel falls on these places
+        return _only_bias(build, bias, shape, element_of(x))
+    part = _every(build, w, phases)
+    after = [
+        (p.outputs - 1) + (p.taps - 1) * p.dilation + 1 - p.before - extent
+        for p, extent in zip(phases, inputs, strict=True)
+    ]
+    padded = build.pad(x, [0, 0, *(p.before for p in phases)], [0, 0, *after], 0)
+    ones, none = (1,) * len(phases), (0,) * len(phases)
+    windows = Windows(tuple(p.taps for p in phases), ones, tuple(p.dilation for p in phases), none, none, outputs)
+    return build.reshape(_convolution(build, padded, part, bias, windows, batch, channels, groups), shape)
+
+
+def _every(build: Lowering, w: SSAValue, phases: Sequence[Phase]) -> SSAValue:
+    """The elements of the flipped kernel that the phases take."""
+    array = build.known(w)
+    if array is not None:
+        places = [slice(None)] * 2 + [slice(p.first, p.first + p.taps * p.step, p.step) for p in phases]
+        return build.weight("W", np.ascontiguousarray(array[tuple(places)]))
+    shape = [*shape_of(w)[:2], *(p.taps for p in phases)]
+    return build.slice(w, [0, 0, *(p.first for p in phases)], shape, [1, 1, *(p.step for p in phases)])
+
+
+def _only_bias(build: Lowering, bias: SSAValue | None, shape: Sequence[int], element: Attribute) -> SSAValue:
+    return build.fill(0, shape, element) if bias is None else _spread(build, bias, [1], list(shape))
 
 
 def _cut_before(
@@ -177,18 +265,6 @@ def _cut_before(
     full = [(i - 1) * s + e + r + 1 for i, s, e, r in zip(inputs, strides, extra, reach, strict=True)]
     totals = [max(f - o, 0) for f, o in zip(full, outputs, strict=True)]
     return [t // 2 if mode == "SAME_UPPER" else t - t // 2 for t in totals]
-
-
-def _spread_and_pad(
-    build: Lowering, x: SSAValue, strides: Sequence[int], before: Sequence[int], after: Sequence[int]
-) -> SSAValue:
-    """x with strides - 1 zeros between its elements and zeros around them; negative amounts cut."""
-    shape = shape_of(x)
-    steps = [1, 1, *strides]
-    spread = [(e - 1) * s + 1 for e, s in zip(shape, steps, strict=True)]
-    if spread != list(shape):
-        x = build.insert_slice(x, build.fill(0, spread, element_of(x)), [0] * len(shape), steps)
-    return build.pad(x, [0, 0, *before], [0, 0, *after], 0)
 
 
 def _transposed_kernel(build: Lowering, w: SSAValue, groups: int) -> SSAValue:

@@ -63,6 +63,7 @@ def generate(
     name: str | None = None,
     weights: str = "file",
     cmake: bool = False,
+    profile: bool = False,
     dims: Mapping[str, int | tuple[int, int]] | None = None,
     set: Mapping[str, object] | None = None,  # named like the command line's --set
     cpu: str = "multi",
@@ -74,13 +75,13 @@ def generate(
 ) -> Generated:
     """Writes a model as `<name>.hxx` and, with weights="file", `<name>.dat` ("embed" puts them into the header).
 
-    With `cmake`, `<name>.cmake` as well: a library target to include and link.
-    With cpu="multi", the header holds kernels for x86-64 v2, v3 and v4 and a Session chooses; on other machines it runs
-    portable ones. All else, and errors, are those of `sofie.compile`.
+    With `cmake`, `<name>.cmake` as well: a library target to include and link. With `profile` a session counts the time
+    of its kernels. With cpu="multi", the header holds kernels for x86-64 v2, v3 and v4 and a Session chooses; on other
+    machines it runs portable ones. All else, and errors, are those of `sofie.compile`.
     """
     from sofie.compiler import Options, generate
 
     if weights not in ("file", "embed"):
         raise SofieError(f"weights={weights!r}: choose 'file' or 'embed'")
     options = Options(dims or {}, set or {}, cpu, blas, passes, without, reproducible=reproducible, threads=threads)
-    return generate(model, folder, options, name, weights == "embed", cmake=cmake)
+    return generate(model, folder, options, name, weights == "embed", cmake=cmake, profile=profile)

@@ -272,7 +272,7 @@ def _compiled(source: Source, options: Options, name: str, progress: Progress | 
     program = lower(source, name, options, progress)
     if progress is not None:
         progress("compile the C++")
-    return jit.compile_program(program, (*jit.flags_for(options.blas), *["-fopenmp"] * program.threaded))
+    return jit.compile_program(program, jit.flags_for(options.blas, program.threaded))
 
 
 @dataclass(frozen=True)
@@ -293,13 +293,15 @@ def generate(
     embed: bool = False,
     progress: Progress | None = None,
     cmake: bool = False,
+    profile: bool = False,
 ) -> Generated:
     """Writes `<name>.hxx` and `<name>.dat` into `folder`, each in one step: nothing half-written stays behind.
 
-    With `cmake`, `<name>.cmake` as well, a library target to include and link.
+    With `cmake`, `<name>.cmake` as well, a library target to include and link. With `profile` a session counts the time
+    of its kernels.
     """
     program = lower(source, name or default_name(source), options, progress)
-    return _write([program], Path(folder), program.name, embed, cmake)[0]
+    return _write([program], Path(folder), program.name, embed, cmake, profile)[0]
 
 
 def generate_together(
@@ -310,20 +312,23 @@ def generate_together(
     embed: bool = False,
     progress: Progress | None = None,
     cmake: bool = False,
+    profile: bool = False,
 ) -> list[Generated]:
     """Several models in one header `<name>.hxx`: a namespace and a weight file each, named after their files."""
     namer = Namer()
     programs = [lower(source, namer(default_name(source)), options, progress) for source in sources]
-    return _write(programs, Path(folder), identifier(name, "models"), embed, cmake)
+    return _write(programs, Path(folder), identifier(name, "models"), embed, cmake, profile)
 
 
-def _write(programs: Sequence[Program], folder: Path, name: str, embed: bool, cmake: bool) -> list[Generated]:
+def _write(
+    programs: Sequence[Program], folder: Path, name: str, embed: bool, cmake: bool, profile: bool
+) -> list[Generated]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SofieError(f"the folder {printable(str(folder))!r} cannot be made: {error.strerror}") from error
     header = folder / f"{name}.hxx"
-    text = "\n".join(program.header(embed) for program in programs)
+    text = "\n".join(program.header(embed, profile) for program in programs)
     data = [None if embed else folder / f"{program.name}.dat" for program in programs]
     for program, path in zip(programs, data, strict=True):
         if path is not None:

@@ -31,6 +31,7 @@ from sofie.errors import SofieError, printable
 from sofie.feeds import names_of_inputs
 from sofie.frontends.importer import Fault
 from sofie.frontends.onnx import import_graph, inline_functions, read_model, unread
+from sofie.kernel_work import weights_read
 from sofie.rewrite import blame, node_names
 from sofie.sizes import most
 from sofie.support import FOLDED, NO, Key, holds, spelled, support
@@ -93,8 +94,8 @@ class Report:
     opsets: version by domain. operators: those with most nodes first. parameters, parameter_bytes: elements and bytes
     of the initialisers and Constant tensors in the file. flops: floating-point operations of one inference, a
     multiplication with its addition being two (`sofie.work.flops` says what counts); batch norms that were folded away
-    cost nothing. bytes_moved: inputs, outputs and weights of the compiled program, each once: the least traffic if
-    nothing else leaves the caches. kernels: how many one inference runs. arena_bytes: its scratch memory.
+    cost nothing. bytes_moved: inputs, outputs and weights that the compiled program reads, each once: the least
+    traffic if nothing else leaves the caches. kernels: how many one inference runs. arena_bytes: its scratch memory.
     Where the run tells sizes, all of these are those of the largest.
 
     unsupported: the nodes that stand in the way, as far as they can be told. error: the sentence with which
@@ -197,7 +198,7 @@ def _compile(
 
 def _traffic(program: Program) -> int:
     ports = sum(most(p.elements) * np.dtype(p.dtype).itemsize for p in (*program.inputs, *program.outputs))
-    return ports + sum(array.nbytes for _, array in program.weights)
+    return ports + weights_read(program.module)
 
 
 # -- work and what stands in its way -----------------------------------------------------------------------------------

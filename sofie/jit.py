@@ -36,23 +36,24 @@ if TYPE_CHECKING:
 FLAGS = ("-std=c++17", "-O2", "-fno-math-errno", "-fPIC", "-shared", "-w")
 
 
-def flags_for(blas: str) -> tuple[str, ...]:
-    """The flags with what a BLAS needs.
+def flags_for(blas: str, threaded: bool = False) -> tuple[str, ...]:
+    """The flags with what a BLAS and threads need.
 
     `$SOFIE_BLAS` says what that is, else the package scipy-openblas32 is taken where it is installed, else the system's
     OpenBLAS.
     """
+    flags = (*FLAGS, *["-fopenmp"] * threaded)
     if blas == "none":
-        return FLAGS
+        return flags
     if given := os.environ.get("SOFIE_BLAS"):
-        return (*FLAGS, *given.split())
+        return (*flags, *given.split())
     if importlib.util.find_spec("scipy_openblas32") is None:
-        return (*FLAGS, "-lopenblas")
+        return (*flags, "-lopenblas")
     package = importlib.import_module("scipy_openblas32")
     folder = package.get_lib_dir()
     prefixed = [f"-Dcblas_{letter}gemm=scipy_cblas_{letter}gemm" for letter in "sd"]
     library = f"-l{package.get_library()}"
-    return (*FLAGS, f"-I{package.get_include_dir()}", *prefixed, f"-L{folder}", f"-Wl,-rpath,{folder}", library)
+    return (*flags, f"-I{package.get_include_dir()}", *prefixed, f"-L{folder}", f"-Wl,-rpath,{folder}", library)
 
 
 def compiler() -> list[str]:
@@ -95,12 +96,15 @@ def cache_folder() -> Path:
     return (Path(home) if home else Path.home() / ".cache") / "sofie"
 
 
-def build(source: str, flags: Sequence[str] = FLAGS) -> Path:
-    """The shared library of a C++ text, from the cache or freshly compiled. Raises SofieError on compiler errors."""
+def build(source: str, flags: Sequence[str] = FLAGS, suffix: str = ".so") -> Path:
+    """What the compiler makes of a C++ text, from the cache or freshly compiled: with FLAGS, a shared library.
+
+    Raises SofieError on compiler errors.
+    """
     command = compiler()
     key = hashlib.sha256("\0".join([source, _compiler_version(tuple(command)), *flags]).encode()).hexdigest()
     folder = cache_folder()
-    library = folder / f"{key}.so"
+    library = folder / f"{key}{suffix}"
     if library.exists():
         return library
     folder.mkdir(parents=True, exist_ok=True)

@@ -47,9 +47,62 @@ class Plan:
     rows_loop: int | None
     lanes: int
     vectors: int
-    rows: int
+    heights: tuple[int, ...] = (1,)
+    """Rows of a tile of one vector, of two, .. up to `vectors`."""
     columns_stay: bool = True
     """Whether a tile's columns stay while all rows pass, or the loops that are in no tile go outside."""
+    overlap: bool = False
+    """Whether a column may be computed twice, so that the last vector can lie across the one before."""
+
+    def rows(self, vectors: int) -> int:
+        """Rows of a tile of so many vectors."""
+        return self.heights[min(vectors, len(self.heights)) - 1]
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Columns from `start` to `end`, `step` at a time, each step as vectors of `lanes` at `offsets` from its first."""
+
+    lanes: int
+    offsets: tuple[int, ...]
+    start: int
+    end: int
+    step: int
+
+
+def segments(plan: Plan, extent: int, vectors: int) -> list[Segment]:
+    """All columns: whole tiles, fewer vectors, and what fills no vector as one across the last, or by smaller ones."""
+    found: list[Segment] = []
+    start, lanes = 0, plan.lanes
+    for count in range(vectors, 0, -1):
+        width = lanes * count
+        end = start + (extent - start) // width * width
+        if end > start:
+            found.append(Segment(lanes, tuple(range(0, width, lanes)), start, end, width))
+            start = end
+    small = next((w for w in (4, 8, lanes) if extent - start <= w), lanes)
+    if start < extent and plan.overlap and extent >= small:
+        last = found[-1] if found else None
+        if (
+            last is not None
+            and last.lanes == small
+            and last.end - last.start == last.step
+            and vectors > len(last.offsets)
+        ):
+            found[-1] = Segment(
+                small, (*last.offsets, extent - small - last.start), last.start, extent, extent - last.start
+            )
+        else:
+            found.append(Segment(small, (0,), extent - small, extent, small))
+        return found
+    for small in (min(lanes, 8), min(lanes, 4)):
+        if small < lanes and extent - start >= small:
+            end = start + (extent - start) // small * small
+            found.append(Segment(small, (0,), start, end, small))
+            start = end
+    if start < extent:
+        found.append(Segment(1, (0,), start, extent, 1))
+    return found
 
 
 def _accesses(nest: scf.ParallelOp) -> list[tuple[memref.LoadOp | memref.StoreOp, int]]:
@@ -92,13 +145,22 @@ def plan_of(nest: scf.ParallelOp, target: Cpu, tile: int = 0) -> Plan | None:
     extent = extent_of(nest, d)
     assert extent is not None  # its cost is known
     if not reduces:
-        return Plan(d, None, lanes, 1, 1)
+        return Plan(d, None, lanes, 1, overlap=_may_overlap(nest))
+    whole, overlap = max(extent // lanes, 1), _may_overlap(nest)
     rows_loop = _rows_loop(nest, d)
     if rows_loop is None:
-        return Plan(d, None, lanes, min(max(extent // lanes, 1), 8), 1)
+        return Plan(d, None, lanes, min(whole, 8), overlap=overlap)
     rows = extent_of(nest, rows_loop)
-    shape = _tile_shape(MANY_ROWS if rows is None else rows, max(extent // lanes, 1), target.registers, tile)
-    return Plan(d, rows_loop, lanes, *shape, _columns_stay(nest, d, rows_loop, shape[0] * lanes))
+    columns = -(-extent // lanes) if overlap else whole
+    heights = _heights(MANY_ROWS if rows is None else rows, columns, target.registers, tile)
+    stay = _columns_stay(nest, d, rows_loop, len(heights) * lanes)
+    return Plan(d, rows_loop, lanes, len(heights), heights, stay, overlap)
+
+
+def _may_overlap(nest: scf.ParallelOp) -> bool:
+    """Whether an iteration may run twice: nothing that the nest reads is what it writes."""
+    written = {op.memref for op, _ in _accesses(nest) if isinstance(op, memref.StoreOp)}
+    return not any(op.memref in written for op, _ in _accesses(nest) if isinstance(op, memref.LoadOp))
 
 
 MANY_ROWS = 960
@@ -178,29 +240,28 @@ def _rows_loop(nest: scf.ParallelOp, lanes_loop: int) -> int | None:
     return None if best is None else best[2]
 
 
-def _tile_shape(rows: int, vectors: int, registers: int, tile: int) -> tuple[int, int]:
-    """Vectors and rows of the tile that takes the fewest cycles over all of them, shorter tiles at the ends included.
+def _heights(rows: int, vectors: int, registers: int, tile: int) -> tuple[int, ...]:
+    """Rows of a tile of one vector, of two, ..: as many vectors as take the fewest cycles over all rows and columns.
 
-    Its sums, one row of constants and one element of the other operand have to fit into the registers; of equals, the
-    one with most sums, then with fewest loads.
+    A tile's sums, one row of constants and one element of the other operand have to fit into the registers; of equals,
+    the one with most sums, then with fewest loads.
     """
 
-    def whole(shape: tuple[int, int]) -> tuple[float, int, int]:
-        count, height = shape
-        parts = [(count, vectors // count), *([(vectors % count, 1)] if vectors % count else [])]
-        total = sum(
-            times * ((rows // height) * _cycles(height, width) + _cycles(rows % height, width))
-            for width, times in parts
-        )
-        return total, -count * height, count + height
+    def total(height: int, count: int) -> float:
+        return (rows // height) * _cycles(height, count) + _cycles(rows % height, count)
 
-    shapes = [
-        (count, height)
-        for count in range(1, min(vectors, 4) + 1)
-        for height in range(1, min(tile or registers, rows) + 1)
-        if count * height + count + 1 <= registers
-    ]
-    return min(shapes, key=whole)
+    best: list[int] = []
+    for count in range(1, min(vectors, 4) + 1):
+        most_rows = min(tile or registers, rows, (registers - count - 1) // count)
+        best.append(min(range(1, most_rows + 1), key=lambda height: (total(height, count), -height)))
+
+    def whole(count: int) -> tuple[float, int, int]:
+        rest = vectors % count
+        cycles = (vectors // count) * total(best[count - 1], count) + (total(best[rest - 1], rest) if rest else 0.0)
+        return cycles, -count * best[count - 1], count + best[count - 1]
+
+    chosen = min(range(1, len(best) + 1), key=whole)
+    return tuple(best[:chosen])
 
 
 FIRST_CACHE, SECOND_CACHE = 24576, 393216

@@ -11,6 +11,14 @@ from sofie.dialects.blas import GemmOp
 VIEWS = (memref.SubviewOp, memref.CollapseShapeOp, memref.ExpandShapeOp, memref.CastOp, memref.ReinterpretCastOp)
 """Ops whose result is another view of their first operand's memory."""
 
+
+def memory_of(value: SSAValue) -> SSAValue:
+    """The memory behind a view."""
+    while isinstance(value.owner, VIEWS):
+        value = value.owner.operands[0]
+    return value
+
+
 _WRITTEN: dict[type[Operation], int] = {memref.StoreOp: 1, vector.StoreOp: 1, GemmOp: 2}
 
 

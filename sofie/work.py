@@ -14,6 +14,7 @@ from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, IndexType, IntegerA
 from xdsl.dialects.func import FuncOp, ReturnOp
 from xdsl.dialects.linalg.ops import GenericOp
 from xdsl.ir import Block, Operation, Region, SSAValue
+from xdsl.ir.affine import AffineDimExpr
 
 from sofie import pipeline
 from sofie.dialects.onnx import OnnxOp
@@ -21,7 +22,7 @@ from sofie.dialects.sofie import ExtentsOp, WeightOp
 from sofie.dialects.types import bytes_of, element_of, is_float, shape_of
 from sofie.extents import SIZE, size_attribute
 from sofie.sizes import most, symbols_of
-from sofie.structured import body_ops, extents
+from sofie.structured import body_ops, extents, maps_of, reductions
 
 _LOWER = "decompose,lower-onnx,dce"
 
@@ -52,10 +53,11 @@ def flops(module: ModuleOp) -> int:
 
     Every addition, subtraction, multiplication, division, negation, maximum, minimum and function of the math dialect
     in a scalar body is one, times the extents of the loops around it: a multiplication with its addition is two.
-    Comparisons, selections, conversions and integer arithmetic do not count; the zeros of padding do.
+    Comparisons, selections, conversions and integer arithmetic do not count. The zeros of padding do, but along an axis
+    never more outputs than the unpadded input has elements: those that a transposed convolution spreads do not.
     """
     return sum(
-        most(math.prod(extents(op))) * _repetitions(op) * sum(map(_counts, body_ops(op)))
+        most(math.prod(_trips(op))) * _repetitions(op) * sum(map(counts, body_ops(op)))
         for op in module.walk()
         if isinstance(op, GenericOp)
     )
@@ -73,9 +75,7 @@ def scalar_flops(loop: scf.ParallelOp | scf.ForOp) -> int:
 def _flops_in(op: Operation) -> int:
     if isinstance(op, scf.ParallelOp | scf.ForOp):
         return scalar_flops(op)
-    return int(bool(op.results) and _counts(op)) + sum(
-        _flops_in(o) for r in op.regions for b in r.blocks for o in b.ops
-    )
+    return int(bool(op.results) and counts(op)) + sum(_flops_in(o) for r in op.regions for b in r.blocks for o in b.ops)
 
 
 def bytes_in(value: SSAValue) -> int:
@@ -83,8 +83,31 @@ def bytes_in(value: SSAValue) -> int:
     return most(math.prod(shape_of(value))) * bytes_of(element_of(value))
 
 
-def _counts(op: Operation) -> bool:
-    return isinstance(op, _ARITHMETIC) or (op.dialect_name() == math_dialect.Math.name and is_float(op.results[0].type))
+def counts(op: Operation) -> bool:
+    """Whether an op is a floating-point operation on each element of its result."""
+    return isinstance(op, _ARITHMETIC) or (
+        op.dialect_name() == math_dialect.Math.name and is_float(element_of(op.results[0]))
+    )
+
+
+def _trips(op: GenericOp) -> list[int]:
+    """The trip count of each loop, where it runs over a padded input at most that input's extent."""
+    trips, reducing = extents(op), set(reductions(op))
+    for value, map in zip(op.inputs, maps_of(op), strict=False):
+        for axis, expr in enumerate(map.results):
+            outputs = {e.position for e in expr.dfs() if isinstance(e, AffineDimExpr)} - reducing
+            if isinstance(expr, AffineDimExpr) or len(outputs) != 1:
+                continue
+            loop = outputs.pop()
+            trips[loop] = min(trips[loop], _unpadded(value, axis), key=most)
+    return trips
+
+
+def _unpadded(value: SSAValue, axis: int) -> int:
+    """The extent of what lies inside the padding."""
+    while isinstance(value.owner, tensor.InsertSliceOp):
+        value = value.owner.source
+    return shape_of(value)[axis]
 
 
 def _repetitions(op: Operation) -> int:

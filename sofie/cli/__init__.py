@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 import sofie
+from sofie.cli.bench import bench
 from sofie.cli.check import check
 from sofie.cli.compile import compile_
 from sofie.cli.demo import demo
@@ -58,5 +59,5 @@ def main(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (compile_, run, check, info, demo, passes):
+for command in (compile_, run, check, bench, info, demo, passes):
     main.add_command(command)

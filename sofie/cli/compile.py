@@ -38,17 +38,26 @@ if TYPE_CHECKING:
     help="Put the weights beside the header or into it.",
 )
 @click.option("--cmake", is_flag=True, help="Write a CMake target beside the header.")
+@click.option("--profile", is_flag=True, help="Let a session count the time of each kernel: see session.profile().")
 @generating
-def compile_(models: tuple[Path, ...], output: Path, name: str | None, weights: str, cmake: bool, **given: Any) -> None:
+def compile_(
+    models: tuple[Path, ...],
+    output: Path,
+    name: str | None,
+    weights: str,
+    cmake: bool,
+    profile: bool,
+    **given: Any,
+) -> None:
     """Write MODEL as a C++ header and its weights; several models share one header, a namespace each."""
     from sofie.compiler import generate, generate_together
 
     options, embed = gathered(given), weights == "embed"
     with progress(f"compile {', '.join(m.name for m in models)}") as tell:
         if len(models) == 1:
-            made = [generate(models[0], output, options, name, embed, tell, cmake)]
+            made = [generate(models[0], output, options, name, embed, tell, cmake, profile)]
         else:
-            made = generate_together(models, output, options, name or "models", embed, tell, cmake)
+            made = generate_together(models, output, options, name or "models", embed, tell, cmake, profile)
     for line in summary(made):
         click.echo(line)
 

@@ -15,19 +15,19 @@ from functools import cached_property
 import numpy as np
 from xdsl.dialects import func, memref
 from xdsl.dialects.builtin import DictionaryAttr, ModuleOp, StringAttr
-from xdsl.ir import SSAValue
 
 from sofie import weight_file
 from sofie.dialects.sofie import WeightOp
 from sofie.dialects.types import shape_of
 from sofie.emit.ports import Port
+from sofie.emit.profile import PROFILE
 from sofie.emit.session import choice, session
 from sofie.emit.sources import source
 from sofie.emit.spelling import comment, string
 from sofie.emit.variant import Variant, arena_of, infer_of, kernels_of
 from sofie.extents import symbols_by_argument
 from sofie.loops import THREADS
-from sofie.memory import VIEWS
+from sofie.memory import memory_of
 from sofie.naming import Namer, identifier
 from sofie.random_state import state_of
 from sofie.sizes import Symbol, most, symbols_of
@@ -154,38 +154,47 @@ class Program:
     @property
     def kernel_calls(self) -> int:
         """How many kernels one inference runs; 0 means that the result was known when compiling."""
-        return len(self._calls())
+        return len(self.calls)
 
     @property
     def computes(self) -> bool:
         """Whether it does more than copy weights to outputs; if not, the results were known when compiling."""
         written = set(self.infer.body.block.args[len(self.sizes) + len(self.inputs) + self.draws :])
         return any(isinstance(op, memref.LoadOp) for op in self.infer.walk()) or any(
-            all(_memory(v) in written for v in call.operands)
-            or not all(_memory(v) in written or isinstance(_memory(v).owner, WeightOp) for v in call.operands)
-            for call in self._calls()
+            all(memory_of(v) in written for v in call.operands)
+            or not all(memory_of(v) in written or isinstance(memory_of(v).owner, WeightOp) for v in call.operands)
+            for call in self.calls
         )
 
-    def _calls(self) -> list[func.CallOp]:
+    @property
+    def calls(self) -> list[func.CallOp]:
+        """The calls of kernels, in the order of the code."""
         return [op for op in self.infer.walk() if isinstance(op, func.CallOp)]
 
     # -- text ----------------------------------------------------------------------------------------------------
 
-    def core(self) -> str:
-        """Prelude, kernels and entries: all that runs, without STL headers and without a namespace."""
+    def core(self, profile: bool = False) -> str:
+        """Prelude, kernels and entries: all that runs, without STL headers and without a namespace.
+
+        With `profile` it takes each kernel's time, and needs <chrono> and <vector>.
+        """
         parts = [source("exact.hxx")] if self.variants[0].reproducible else []
         parts += [source("prelude.hxx"), "namespace shared = detail;"]
+        parts += [PROFILE] if profile else []
         for k, variant in enumerate(self.variants):
-            text = variant.text(self)
+            text = variant.text(self, profile)
             # other machines run the first variant, of 4 lanes, without its attribute
             parts.append(text if k == 0 else f"#if defined(__x86_64__)\n\n{text}\n\n#endif")
         parts += [f"#undef {name}" for name in ("SOFIE_EXACT", "SOFIE_EXACT_TARGET") if self.variants[0].reproducible]
         return "\n\n".join(parts)
 
-    def header(self, embed: bool = False) -> str:
-        """The header: tables, weights, kernels and the class `Session`, in a namespace of its own."""
+    def header(self, embed: bool = False, profile: bool = False) -> str:
+        """The header: tables, weights, kernels and the class `Session`, in a namespace of its own.
+
+        With `profile` a session counts the time of each kernel.
+        """
         guard = f"SOFIE_{self.name}_HXX"
-        includes = ["array"] if self.late else []
+        includes = [*(["array"] if self.late else []), *(["chrono", "cstdio"] if profile else [])]
         includes += ["cstddef", "cstdint", "cstring", "memory", "new", "stdexcept", "string", "tuple", "vector"]
         lines = [
             f"// {comment(self.name)}: {len(self.inputs)} input(s), {len(self.outputs)} output(s), "
@@ -205,11 +214,11 @@ class Program:
             "",
             self._weights_class(embed),
             "",
-            self.core(),
+            self.core(profile),
             "",
             *([source("cpu.hxx"), ""] if self.variants[0].cpu.level else []),
-            *([choice(self), ""] if len(self.variants) > 1 else []),
-            session(self, embed),
+            *([choice(self, profile), ""] if len(self.variants) > 1 else []),
+            session(self, embed, profile),
             "",
             f"}} // namespace SOFIE_{self.name}",
             "",
@@ -250,13 +259,6 @@ class Program:
         lines.append("} // namespace detail")
         lines += ["", *(["#define SOFIE_EMBEDDED_WEIGHTS"] if embed else []), source("weights.hxx")]
         return "\n".join([*lines, *(["#undef SOFIE_EMBEDDED_WEIGHTS"] if embed else [])])
-
-
-def _memory(value: SSAValue) -> SSAValue:
-    """The buffer behind a view."""
-    while isinstance(value.owner, VIEWS):
-        value = value.owner.operands[0]
-    return value
 
 
 def _text(attrs: DictionaryAttr, key: str) -> str | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from sofie.emit.ports import Port
 from sofie.emit.printer import KernelPrinter
+from sofie.emit.profile import PROFILE_METHODS
 from sofie.emit.spelling import listed, string
 from sofie.sizes import most
 
@@ -32,14 +33,14 @@ _LEVEL_MEMBERS = """
    detail::Entry infer_;"""
 
 
-def session(program: Program, embed: bool) -> str:
-    """The class that users see: weights, scratch memory, and inference into buffers or vectors."""
+def session(program: Program, embed: bool, profile: bool = False) -> str:
+    """The class that users see: weights, scratch memory, inference into buffers or vectors, maybe its times."""
     sized = [f"const std::size_t {name}" for name in program.sizes.values()]
     takes = [*sized, *(f"const {p.cpp} *{p.parameter}" for p in program.inputs)]
     gives = [part for p in program.outputs for part in _gives(p)]
     vectors = [part for p in program.outputs for part in _returns(p)]
     result = vectors[0] if len(vectors) == 1 else f"std::tuple<{', '.join(vectors)}>"
-    arguments = ["weights_.data()", "arena_.get()"]
+    arguments = ["weights_.data()", "arena_.get()", *(["profile_"] if profile else [])]
     arguments += [f"static_cast<std::ptrdiff_t>({name})" for name in program.sizes.values()]
     arguments += [_pass(p, const=True) for p in program.inputs] + ["random_state_"] * program.draws
     arguments += [_pass(p, const=False) for p in program.outputs]
@@ -62,6 +63,9 @@ def session(program: Program, embed: bool) -> str:
         step = "\n      ++random_state_[1];"
         member = "\n   std::int64_t random_state_[2] = {0, 0};"
         seed = _SEED
+    measured = PROFILE_METHODS if profile else ""
+    times = "detail::kernel_times(level_)" if several else f"{program.variants[0].cpu.namespace}::kernel_times()"
+    timer = f"\n   detail::Profile profile_{{{times}}};" if profile else ""
     default = "   Session() : Session(Weights()) {}\n" if embed else ""
     default_file = "" if embed else f" = {string(program.name + '.dat')}"
     return f"""// One thread's scratch memory; the weights are shared. Inference allocates only what it returns.
@@ -74,7 +78,7 @@ public:
    {{
 {check}{listed(f"      {call_entry}(", arguments, ");")}{step}
    }}
-{seed}
+{seed}{measured}
 {listed(f"   {result} infer(", takes, ")")}
    {{
 {check}{chr(10).join(makes)}
@@ -90,7 +94,7 @@ private:
    }};
 
    Weights weights_;
-   std::unique_ptr<unsigned char, Free> arena_;{member}{_LEVEL_MEMBERS if several else ""}
+   std::unique_ptr<unsigned char, Free> arena_;{member}{_LEVEL_MEMBERS if several else ""}{timer}
 }};"""
 
 
@@ -140,15 +144,14 @@ def _constructor(program: Program) -> str:
     return f"{says}{head}\n       : {listing}\n   {{\n{body}   }}\n"
 
 
-def choice(program: Program) -> str:
+def choice(program: Program, profile: bool = False) -> str:
     """The functions that choose between the variants of a program for several levels of x86-64."""
-    least, *others = program.variants
+    least = program.variants[0]
     sentence = f"{program.name} was compiled for {least.cpu.name} and above, which this CPU does not run; "
     sentence += "compile it with --cpu portable"
-    rows = "\n".join(
-        f"   if (level >= {variant.cpu.level})\n      return {variant.cpu.namespace}::infer;"
-        for variant in reversed(others)
-    )
+    chosen = [_chosen("Entry entry_of", "infer", program)]
+    chosen += [_chosen("std::vector<KernelTime> kernel_times", "kernel_times()", program)] if profile else []
+    by_level, least_only = zip(*chosen, strict=True)
     return f"""namespace detail {{
 
 using Entry = decltype(&{least.cpu.namespace}::infer);
@@ -164,18 +167,22 @@ inline int usable_level(int most)
    return most < best ? most : best;
 }}
 
-inline Entry entry_of(int level)
-{{
-{rows}
-   return {least.cpu.namespace}::infer;
-}}
+{chr(10).join(by_level)}
 #else
 inline int usable_level(int) {{ return 0; }}
 
-inline Entry entry_of(int) {{ return {least.cpu.namespace}::infer; }}
+{chr(10).join(least_only)}
 #endif
 
 }} // namespace detail"""
+
+
+def _chosen(function: str, what: str, program: Program) -> tuple[str, str]:
+    """A function of the level that gives what its variant has, and the one for machines that only run the first."""
+    least, *others = (variant.cpu for variant in program.variants)
+    rows = "".join(f"   if (level >= {cpu.level})\n      return {cpu.namespace}::{what};\n" for cpu in reversed(others))
+    last = f"return {least.namespace}::{what};"
+    return f"inline {function}(int level)\n{{\n{rows}   {last}\n}}\n", f"inline {function}(int) {{ {last} }}\n"
 
 
 def _gives(port: Port) -> list[str]:

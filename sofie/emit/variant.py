@@ -18,6 +18,7 @@ from xdsl.ir import BlockArgument, Operation, SSAValue
 from sofie.dialects.sofie import SizeOp, WeightOp
 from sofie.dialects.types import element_of, shape_of
 from sofie.emit.printer import KernelPrinter
+from sofie.emit.profile import kernel_times
 from sofie.emit.sources import source
 from sofie.emit.spelling import ATOM, Expression, comment, listed, scalar_type
 from sofie.emit.vectors import vector_types
@@ -40,10 +41,12 @@ class EntryPrinter(KernelPrinter):
     """Prints what stands between the kernels: pointers into weights and arena, calls, loops and conditions.
 
     offsets: byte offset of each weight in the file, by digest. homes: the namespace of a kernel, where it is another's.
+    laps: how many calls had their time taken so far, where it is taken.
     """
 
     offsets: Mapping[str, int] = field(default_factory=dict)
     homes: Mapping[str, str] = field(default_factory=dict)
+    laps: int | None = None
 
     def statement(self, op: Operation) -> None:
         """The statement of one op of @infer."""
@@ -60,6 +63,7 @@ class EntryPrinter(KernelPrinter):
             callee = op.callee.root_reference.data
             home = f"{self.homes[callee]}::" if callee in self.homes else ""
             self.line(f"{home}kernels::{callee}({', '.join(arguments)});")
+            self._lap()
         elif isinstance(op, scf.ParallelOp):
             self._by_threads(op)
         elif isinstance(op, SizeOp):
@@ -79,7 +83,15 @@ class EntryPrinter(KernelPrinter):
         self.lines.append("#if defined(_OPENMP)")
         self.lines.append(f"#pragma omp parallel for num_threads({threads.value.data}) schedule(dynamic)")
         self.lines.append("#endif")
+        laps, self.laps = self.laps, None  # one clock for all the threads
         super().statement(op)
+        self.laps = laps
+        self._lap()
+
+    def _lap(self) -> None:
+        if self.laps is not None:
+            self.line(f"profile.lap({self.laps});")
+            self.laps += 1
 
     def _point(self, value: SSAValue, const: str, base: str, offset: int) -> None:
         name = self.names(value.name_hint or ("weight" if const else "buffer"))
@@ -117,7 +129,7 @@ class Variant:
                     break
         return found
 
-    def text(self, program: Program) -> str:
+    def text(self, program: Program, profile: bool = False) -> str:
         """The namespace of this CPU, with the macros that it needs while it stands."""
         earlier = program.variants[: program.variants.index(self)]
         homes, told = self.homes(earlier), not earlier
@@ -127,7 +139,8 @@ class Variant:
         parts += [vector_types(kernels)] if self.cpu.lanes > 1 else []
         parts += [source("math.hxx", told)] if any(f"{name}(" in kernels for name in _MATH) else []
         parts += [f"namespace kernels {{\n\n{kernels}\n\n}} // namespace kernels"] if kernels else []
-        parts.append(self.entry(program, homes))
+        parts += [kernel_times(self)] if profile else []
+        parts.append(self.entry(program, homes, profile))
         body = "\n\n".join(part for part in parts if part)
         name = self.cpu.namespace
         return "\n".join(
@@ -157,10 +170,13 @@ class Variant:
         other = bare if portable else f'#error "{sentence}"'
         return ["#if defined(__x86_64__)", define, "#else", other, "#endif"]
 
-    def entry(self, program: Program, homes: Mapping[str, str]) -> str:
+    def entry(self, program: Program, homes: Mapping[str, str], profile: bool = False) -> str:
         """The function that runs the kernels one after the other on weights, arena, inputs and outputs."""
-        printer = EntryPrinter(offsets=program.offsets, homes=homes)
+        printer = EntryPrinter(offsets=program.offsets, homes=homes, laps=0 if profile else None)
         parameters = ["const unsigned char *weights", "unsigned char *arena"]
+        if profile:
+            parameters.append(f"shared::Profile &{printer.names('profile')}")
+            printer.line("profile.start();")
         unused = {"weights", "arena"}
         ports = iter([*program.inputs, *program.outputs])
         given, state = symbols_by_argument(self.infer), state_of(self.infer)

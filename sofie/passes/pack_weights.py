@@ -28,7 +28,7 @@ from xdsl.passes import ModulePass
 
 from sofie import structured
 from sofie.dialects.sofie import WeightOp
-from sofie.dialects.types import element_of
+from sofie.dialects.types import bytes_of, element_of
 from sofie.rewrite import erase
 from sofie.weights import Array
 
@@ -36,8 +36,10 @@ FEWEST_LANES = 4
 WIDE_PANELS = 4
 """Panels side by side that a product with a single row walks at once."""
 
-LONG_ROW = 8
-"""Panels that a row of all outputs has before a last one that is not full is worth its zeros."""
+SMALL = 16384
+"""Bytes of a constant that the first-level cache holds in any order."""
+MOST_FILLED = 1.15
+"""How much longer zeros in the last panel may make a row."""
 
 
 @dataclass(frozen=True)
@@ -123,9 +125,10 @@ class PackWeights(ModulePass):
         extents = structured.extents(generic)
         parallel = [d for d in range(len(extents)) if d not in structured.reductions(generic) and d not in dims]
         rows = math.prod(extents[d] for d in parallel)
-        width = self.panel * WIDE_PANELS if rows == 1 else self.panel
-        whole = extents[lanes] % width == 0
-        return width if extents[lanes] > (2 if whole else LONG_ROW) * width else 0
+        width, outputs = self.panel * WIDE_PANELS if rows == 1 else self.panel, extents[lanes]
+        filled = -(-outputs // width) * width
+        small = math.prod(extents[d] for d in dims) * bytes_of(element_of(generic.outputs[0])) <= SMALL
+        return 0 if outputs <= 2 * width or small or filled > MOST_FILLED * outputs else width
 
 
 def _lanes_loop(generic: GenericOp, k: int, dims: list[int]) -> int | None:

@@ -30,7 +30,7 @@ from xdsl.passes import ModulePass
 
 from sofie import affine
 from sofie.dialects.sofie import FusedOp
-from sofie.lanes import Plan, extent_of, movement, panels_of, plan_of
+from sofie.lanes import Plan, Segment, extent_of, movement, panels_of, plan_of, segments
 from sofie.passes.lower_loops import Indices
 from sofie.rewrite import erase
 from sofie.target import cpu
@@ -102,9 +102,9 @@ class _Tiler:
                 self._columns(made, others, tier)
         else:
             body, loops = self._parallel(made, others)
-            for lanes, count, start, end in self._lane_segments(plan.vectors):
-                inner, at = self._loop(body, start, end, lanes * count, plan.lanes_loop)
-                self._tile(inner, {**loops, plan.lanes_loop: at}, lanes, count, 1)
+            for segment in self._segments(plan.vectors):
+                inner, at = self._loop(body, segment.start, segment.end, segment.step, plan.lanes_loop)
+                self._tile(inner, {**loops, plan.lanes_loop: at}, segment, 1)
             if body is not made:
                 body.add_op(scf.ReduceOp())
         self._end_loops(made)
@@ -121,9 +121,9 @@ class _Tiler:
         inside = [d for d in others if d not in outside and d not in panels]
         body, loops = self._parallel(block, outside)
         body, more = self._parallel(body, panels)
-        for lanes, count, start, end in self._lane_segments(plan.vectors if tier is None else tier.vectors):
-            inner, at = self._loop(body, start, end, lanes * count, plan.lanes_loop)
-            self._others(inner, inside, {**loops, **more, plan.lanes_loop: at}, lanes, count, tier)
+        for segment in self._segments(plan.vectors if tier is None else tier.vectors):
+            inner, at = self._loop(body, segment.start, segment.end, segment.step, plan.lanes_loop)
+            self._others(inner, inside, {**loops, **more, plan.lanes_loop: at}, segment, tier)
         for op in [o for o in block.walk() if isinstance(o, scf.ParallelOp)]:
             if not isinstance(op.body.block.last_op, scf.ReduceOp):
                 op.body.block.add_op(scf.ReduceOp())
@@ -134,28 +134,29 @@ class _Tiler:
                 op.body.block.add_op(scf.YieldOp())
 
     def _others(
-        self, block: Block, others: list[int], at: dict[int, SSAValue], lanes: int, count: int, tier: Tier | None
+        self, block: Block, others: list[int], at: dict[int, SSAValue], segment: Segment, tier: Tier | None
     ) -> None:
         """The loops that are neither lanes nor rows, then the rows in tiles: those of a tier, or all."""
         body, loops = self._parallel(block, others)
         loops |= at
         plan = self.plan
         if plan.rows_loop is None:
-            self._tile(body, loops, lanes, count, 1)
+            self._tile(body, loops, segment, 1)
         else:
             extent = extent_of(self.nest, plan.rows_loop)
             if tier is not None:
                 inner = Block(arg_types=[IndexType()])
                 inner.args[0].name_hint = self.nest.body.block.args[plan.rows_loop].name_hint
                 body.add_op(scf.ForOp(tier.start, tier.end, self.indices.constant(tier.rows), [], inner))
-                self._tile(inner, {**loops, plan.rows_loop: inner.args[0]}, lanes, count, tier.rows)
+                self._tile(inner, {**loops, plan.rows_loop: inner.args[0]}, segment, tier.rows)
             else:
                 assert extent is not None
-                whole = extent - extent % plan.rows
-                for rows, start, end in ((plan.rows, 0, whole), (extent - whole, whole, extent)):
+                height = plan.rows(len(segment.offsets))
+                whole = extent - extent % height
+                for rows, start, end in ((height, 0, whole), (extent - whole, whole, extent)):
                     if start < end:
                         inner, row = self._loop(body, start, end, rows, plan.rows_loop)
-                        self._tile(inner, {**loops, plan.rows_loop: row}, lanes, count, rows)
+                        self._tile(inner, {**loops, plan.rows_loop: row}, segment, rows)
         if body is not block:
             body.add_op(scf.ReduceOp())
 
@@ -168,8 +169,9 @@ class _Tiler:
         if plan.rows_loop is None or extent_of(self.nest, plan.rows_loop) is not None:
             return [None]
         count, start = self.nest.upperBound[plan.rows_loop], self.indices.constant(0)
+        height = plan.rows(plan.vectors)
         tiers: list[Tier | None] = []
-        for rows in [r for r in dict.fromkeys((plan.rows, 2, 1)) if r <= plan.rows]:
+        for rows in [r for r in dict.fromkeys((height, 2, 1)) if r <= height]:
             end = count
             if rows > 1:
                 left = arith.SubiOp(count, start)
@@ -177,7 +179,7 @@ class _Tiler:
                 whole = arith.SubiOp(count, rest.result)
                 block.add_ops([left, rest, whole])
                 end = whole.result
-            vectors = plan.vectors if rows == plan.rows else min(self._whole_vectors(), 8 // rows)
+            vectors = plan.vectors if rows == height else min(self._whole_vectors(), 8 // rows)
             tiers.append(Tier(rows, vectors, start, end))
             start = end
         return tiers
@@ -187,20 +189,10 @@ class _Tiler:
         assert extent is not None
         return max(extent // self.plan.lanes, 1)
 
-    def _lane_segments(self, vectors: int) -> Iterable[tuple[int, int, int, int]]:
-        """(lanes, vectors, start, end): whole tiles, then what is left by fewer vectors, 4 lanes, single elements."""
-        plan, extent = self.plan, extent_of(self.nest, self.plan.lanes_loop)
+    def _segments(self, vectors: int) -> list[Segment]:
+        extent = extent_of(self.nest, self.plan.lanes_loop)
         assert extent is not None
-        start = 0
-        for lanes in dict.fromkeys((plan.lanes, min(plan.lanes, 8), min(plan.lanes, 4))):
-            counts = range(vectors, 0, -1) if lanes == plan.lanes else range(1, 2)
-            for count in counts:
-                end = start + (extent - start) // (lanes * count) * (lanes * count)
-                if end > start:
-                    yield lanes, count, start, end
-                    start = end
-        if start < extent:
-            yield 1, 1, start, extent
+        return segments(self.plan, extent, vectors)
 
     def _parallel(self, block: Block, others: list[int]) -> tuple[Block, dict[int, SSAValue]]:
         """The untouched loops, still parallel."""
@@ -262,15 +254,15 @@ class _Tiler:
 
     # -- one tile ------------------------------------------------------------------------------------------------
 
-    def _tile(self, block: Block, loops: dict[int, SSAValue], lanes: int, count: int, rows: int) -> None:
-        """The body of the nest for `rows` rows and `count` vectors of `lanes`, starting at `loops`."""
-        emitter = _TileEmitter(self, block, lanes, count, rows)
+    def _tile(self, block: Block, loops: dict[int, SSAValue], segment: Segment, rows: int) -> None:
+        """The body of the nest for `rows` rows and the vectors of a segment's step, starting at `loops`."""
+        emitter = _TileEmitter(self, block, segment.lanes, len(segment.offsets), rows)
         for d, argument in enumerate(self.nest.body.block.args):
             start = loops[d]
             if d == self.plan.rows_loop:
                 values = {(m, 0): emitter.shifted(start, m) for m in range(rows)}
             elif d == self.plan.lanes_loop:
-                values = {(0, n): emitter.shifted(start, n * lanes) for n in range(count)}
+                values = {(0, n): emitter.shifted(start, offset) for n, offset in enumerate(segment.offsets)}
             else:
                 values = {(0, 0): start}
             emitter.values[argument] = values

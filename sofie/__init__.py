@@ -31,13 +31,17 @@ def compile(  # the field's own word, always written sofie.compile
     blas: str = "none",
     passes: str = "fuse,lower",
     without: Sequence[str] = (),
+    reproducible: bool = False,
+    threads: int = 1,
 ) -> Model:
     """A model (path, bytes or ModelProto) as machine code in this process.
 
     dims: sizes of free dimensions by name ("batch") or "input:axis"; a pair (1, 64) leaves one to the run, and the
     model takes any size in between without being compiled again. set: inputs that become constants. cpu: "native",
-    "x86-64-v4", "x86-64-v3", "portable" or "scalar". blas: "none" or "cblas". passes: groups and passes of
-    `sofie.pipeline`. without: optional passes to leave out. Needs a C++ compiler; its work is cached on disk.
+    "x86-64-v2", "x86-64-v3", "x86-64-v4", "aarch64", "portable" or "scalar". blas: "none" or "cblas". passes: groups
+    and passes of `sofie.pipeline`. without: optional passes to leave out. reproducible: the same bits on every CPU, by
+    every compiler and optimisation level. threads: how many run a large kernel, by OpenMP. Needs a C++ compiler; its
+    work is cached on disk.
 
     Where shapes or axes follow from the values of inputs, the model is compiled when it is called, and again when other
     values come; `set` fixes them.
@@ -47,7 +51,9 @@ def compile(  # the field's own word, always written sofie.compile
     """
     from sofie.compiler import Options, compile_model
 
-    return compile_model(model, Options(dims or {}, set or {}, cpu, blas, passes, without))
+    return compile_model(
+        model, Options(dims or {}, set or {}, cpu, blas, passes, without, reproducible=reproducible, threads=threads)
+    )
 
 
 def generate(
@@ -60,19 +66,22 @@ def generate(
     profile: bool = False,
     dims: Mapping[str, int | tuple[int, int]] | None = None,
     set: Mapping[str, object] | None = None,  # named like the command line's --set
-    cpu: str = "native",
+    cpu: str = "multi",
     blas: str = "none",
     passes: str = "fuse,lower",
     without: Sequence[str] = (),
+    reproducible: bool = False,
+    threads: int = 1,
 ) -> Generated:
     """Writes a model as `<name>.hxx` and, with weights="file", `<name>.dat` ("embed" puts them into the header).
 
     With `cmake`, `<name>.cmake` as well: a library target to include and link. With `profile` a session counts the time
-    of its kernels. Options and errors are those of `sofie.compile`.
+    of its kernels. With cpu="multi", the header holds kernels for x86-64 v2, v3 and v4 and a Session chooses; on other
+    machines it runs portable ones. All else, and errors, are those of `sofie.compile`.
     """
     from sofie.compiler import Options, generate
 
     if weights not in ("file", "embed"):
         raise SofieError(f"weights={weights!r}: choose 'file' or 'embed'")
-    options = Options(dims or {}, set or {}, cpu, blas, passes, without)
+    options = Options(dims or {}, set or {}, cpu, blas, passes, without, reproducible=reproducible, threads=threads)
     return generate(model, folder, options, name, weights == "embed", cmake=cmake, profile=profile)

@@ -16,6 +16,7 @@ from sofie import jit, pipeline, weight_file
 from sofie.emit.cmake import cmake_target
 from sofie.emit.cpp import Program
 from sofie.emit.ports import Port
+from sofie.emit.variant import Variant
 from sofie.errors import SofieError, printable
 from sofie.feeds import check_names, names_of_inputs
 from sofie.files import write
@@ -24,11 +25,12 @@ from sofie.frontends.onnx import inline_functions, load, read_model
 from sofie.frontends.operands import needed, operand_inputs
 from sofie.naming import Namer, identifier
 from sofie.sizes import bind
-from sofie.target import cpu as cpu_named
+from sofie.target import CPUS, Cpu, cpus
 from sofie.weights import Array
 
 Source = str | Path | bytes | onnx.ModelProto
 BLAS = ("none", "cblas")
+MOST_THREADS = 256
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,10 @@ class Options:
     """How a model is compiled.
 
     dims: sizes of free dimensions, by name or "input:axis"; a pair (low, high) leaves one to the run. values: inputs
-    that become constants. operands: what inputs will be that tell shapes or axes. cpu: a name of `sofie.target`. blas:
-    "none" or "cblas". passes: the pipeline. without: optional passes to leave out.
+    that become constants. operands: what inputs will be that tell shapes or axes. cpu: a name of `sofie.target`, or
+    "multi": x86-64 v2, v3 and v4 together. blas: "none" or "cblas". passes: the pipeline. without: optional passes to
+    leave out. reproducible: the same bits on every CPU, by every compiler and optimisation level. threads: how many
+    run a large kernel.
     """
 
     dims: Mapping[str, Dim] = field(default_factory=dict)
@@ -48,14 +52,24 @@ class Options:
     without: Sequence[str] = ()
     verify_each: bool = False
     operands: Mapping[str, Array] = field(default_factory=dict)
+    reproducible: bool = False
+    threads: int = 1
 
-    def stages(self) -> list[pipeline.Stage]:
-        """The passes to run. Raises SofieError on names that do not exist."""
+    @property
+    def targets(self) -> tuple[Cpu, ...]:
+        """The CPUs that kernels are written for, least first. Raises SofieError on a name that does not exist."""
+        return cpus(self.cpu)
+
+    def stages(self, target: Cpu | None = None) -> list[pipeline.Stage]:
+        """The passes to run for a CPU, the least one if none is given. Raises SofieError on names that do not exist."""
+        if not 1 <= self.threads <= MOST_THREADS:
+            raise SofieError(f"--threads {self.threads}: choose a number from 1 to {MOST_THREADS}")
+        target = target or self.targets[0]
         if self.blas not in BLAS:
             raise SofieError(f"--blas {printable(self.blas)}: choose one of {', '.join(BLAS)}")
-        target = cpu_named(self.cpu)
         options = {
             "vectorize": ArgSpec("vectorize", {"cpu": (target.name,)}),
+            "split-threads": ArgSpec("split-threads", {"threads": (self.threads,)}),
             "lower-to-blas": ArgSpec("lower-to-blas", {"library": (self.blas,)}),
             "pack-weights": ArgSpec("pack-weights", {} if self.blas == "none" else {"panel": (0,)}),
         }
@@ -66,20 +80,42 @@ Progress = Callable[[str], None]
 
 
 def lower(source: Source | ModuleOp, name: str, options: Options, progress: Progress | None = None) -> Program:
-    """The program of a model: read, lowered to level 4, ready to be printed. `progress` is told each step's name."""
+    """The program of a model: read, lowered to level 4, ready to be printed. `progress` is told each step's name.
+
+    The passes run once up to the first that looks at the CPU, and from there once for each CPU.
+    """
     if isinstance(source, ModuleOp):
         module = source
     else:
         if progress is not None:
             progress("read the model")
         module = load(source, options.dims, options.values, options.operands)
-    pipeline.run(
-        module,
-        options.stages(),
-        verify_each=options.verify_each,
-        observe=None if progress is None else lambda done, _module, _seconds: progress(done.name),
-    )
-    return Program(module, name, cpu_named(options.cpu))
+    targets = options.targets
+    stages = [options.stages(target) for target in targets]
+    shared = _shared(options)
+
+    def run(lowered: ModuleOp, steps: Sequence[pipeline.Stage]) -> None:
+        pipeline.run(
+            lowered,
+            steps,
+            verify_each=options.verify_each,
+            observe=None if progress is None else lambda done, _module, _seconds: progress(done.name),
+        )
+
+    run(module, stages[0][:shared])
+    variants = []
+    for target, steps in zip(targets, stages, strict=True):
+        lowered = module.clone()
+        run(lowered, steps[shared:])
+        variants.append(Variant(lowered, target, options.reproducible))
+    return Program(module, name, variants)
+
+
+def _shared(options: Options) -> int:
+    """How many passes run before the first that looks at the CPU: those that are the same for every CPU there is."""
+    each = [options.stages(target) for target in CPUS.values()]
+    same = [all(stage == other for other in rest) for stage, *rest in zip(*each, strict=True)]
+    return same.index(False) if False in same else len(same)
 
 
 def default_name(source: Source) -> str:
@@ -231,10 +267,12 @@ def compile_model(source: Source, options: Options, name: str | None = None, pro
 
 
 def _compiled(source: Source, options: Options, name: str, progress: Progress | None) -> jit.Compiled:
+    if options.cpu == "multi":  # this machine runs one of them
+        options = replace(options, cpu="native")
     program = lower(source, name, options, progress)
     if progress is not None:
         progress("compile the C++")
-    return jit.compile_program(program, jit.flags_for(options.blas))
+    return jit.compile_program(program, jit.flags_for(options.blas, program.threaded))
 
 
 @dataclass(frozen=True)

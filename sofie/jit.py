@@ -36,23 +36,24 @@ if TYPE_CHECKING:
 FLAGS = ("-std=c++17", "-O2", "-fno-math-errno", "-fPIC", "-shared", "-w")
 
 
-def flags_for(blas: str) -> tuple[str, ...]:
-    """The flags with what a BLAS needs.
+def flags_for(blas: str, threaded: bool = False) -> tuple[str, ...]:
+    """The flags with what a BLAS and threads need.
 
     `$SOFIE_BLAS` says what that is, else the package scipy-openblas32 is taken where it is installed, else the system's
     OpenBLAS.
     """
+    flags = (*FLAGS, *["-fopenmp"] * threaded)
     if blas == "none":
-        return FLAGS
+        return flags
     if given := os.environ.get("SOFIE_BLAS"):
-        return (*FLAGS, *given.split())
+        return (*flags, *given.split())
     if importlib.util.find_spec("scipy_openblas32") is None:
-        return (*FLAGS, "-lopenblas")
+        return (*flags, "-lopenblas")
     package = importlib.import_module("scipy_openblas32")
     folder = package.get_lib_dir()
     prefixed = [f"-Dcblas_{letter}gemm=scipy_cblas_{letter}gemm" for letter in "sd"]
     library = f"-l{package.get_library()}"
-    return (*FLAGS, f"-I{package.get_include_dir()}", *prefixed, f"-L{folder}", f"-Wl,-rpath,{folder}", library)
+    return (*flags, f"-I{package.get_include_dir()}", *prefixed, f"-L{folder}", f"-Wl,-rpath,{folder}", library)
 
 
 def compiler() -> list[str]:
@@ -132,8 +133,6 @@ def source_of(program: Program) -> str:
     return f"""#include <cstddef>
 #include <cstdint>
 {"#include <cblas.h>" if program.uses_blas else ""}
-#define SOFIE_TARGET {program.cpu.attribute}
-#define SOFIE_LANES {program.cpu.lanes}
 
 namespace {{
 
@@ -151,7 +150,7 @@ extern "C" void sofie_infer(
    static_cast<void>(sizes);
    static_cast<void>(in);
    static_cast<void>(out);
-   detail::infer({", ".join(arguments)});
+   {program.variants[-1].cpu.namespace}::infer({", ".join(arguments)});
 }}
 """
 

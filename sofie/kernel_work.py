@@ -28,9 +28,12 @@ from sofie.work import Work, counts
 _LOADS = (memref.LoadOp, vector.LoadOp)
 
 
-def kernel_work(function: FuncOp) -> Work:
-    """The work of one call. flops: as in `sofie.work`. bytes: of each argument, what is accessed, each element once."""
-    counter = _count(function)
+def kernel_work(function: FuncOp, times: int = 1) -> Work:
+    """The work of so many calls on the same memory.
+
+    flops: as in `sofie.work`. bytes: of each argument, what is accessed, each element once.
+    """
+    counter = _count(function, times)
     return Work(counter.flops, sum(_touched(counter, function)))
 
 
@@ -50,9 +53,9 @@ def weights_read(module: ModuleOp) -> int:
     return sum(min(read[digest], size) for digest, size in sizes.items())
 
 
-def _count(function: FuncOp) -> _Counter:
+def _count(function: FuncOp, times: int = 1) -> _Counter:
     counter = _Counter({argument: symbol.high for argument, symbol in symbols_by_argument(function).items()})
-    counter.block(function.body.block, 1)
+    counter.block(function.body.block, times)
     return counter
 
 

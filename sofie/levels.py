@@ -105,7 +105,10 @@ def _check_calls_only(module: ModuleOp) -> None:
         if function.name != "func.func" or function.properties["sym_name"].data != "infer":
             continue
         for op in function.regions[0].walk():
-            if (op.regions and op.name not in _CONTROL) or op.name in ("memref.store", "memref.alloc"):
+            if (op.regions and op.name not in (*_CONTROL, "scf.parallel")) or op.name in (
+                "memref.store",
+                "memref.alloc",
+            ):
                 raise SofieError(
                     f"{blame(op)}: {op.name} may not stand in @infer at the loop level; run outline-kernels"
                 )

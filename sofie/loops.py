@@ -6,6 +6,9 @@ from xdsl.dialects import arith, scf
 from xdsl.dialects.builtin import i1
 from xdsl.ir import SSAValue
 
+THREADS = "sofie.threads"
+"""The attribute of a parallel loop in @infer that says how many threads run it."""
+
 
 def guard(loop: scf.ForOp) -> SSAValue | None:
     """The carried flag without which an iteration does nothing: once it is false, the loop may as well end.

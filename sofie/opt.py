@@ -269,13 +269,14 @@ class CppTarget(Target):
     def emit(self, ctx: Context, module: ModuleOp, output: IO[str]) -> None:
         """Writes the header, weights excluded. Raises SofieError above the loop level."""
         from sofie.emit.cpp import Program
+        from sofie.emit.variant import Variant
         from sofie.target import cpu
 
         try:
             levels.check(module, "loop")
         except SofieError as error:
             raise SofieError(f"-t cpp prints the loop level, made by --pipeline=fuse,lower: {error}") from error
-        output.write(Program(module, self.model, cpu(self.cpu)).header())
+        output.write(Program(module, self.model, [Variant(module, cpu(self.cpu))]).header())
 
 
 @dataclasses.dataclass(frozen=True)

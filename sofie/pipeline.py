@@ -63,6 +63,7 @@ LOWER = (
     Step(
         "outline-kernels", "one function a kernel; equal kernels are shared, so the rest sees each once", optional=False
     ),
+    Step("split-threads", "if asked, large kernels become parts; before lanes, which only see the part"),
     Step("vectorize", "lanes and register tiles, for nests that still say which loops are parallel", level="loop"),
 )
 GROUPS: dict[str, tuple[Step, ...]] = {"fuse": FUSE, "lower": LOWER}

@@ -7,36 +7,48 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from sofie.errors import SofieError
+from sofie.errors import SofieError, printable
 
 
 @dataclass(frozen=True)
 class Cpu:
-    """A level of instructions: how many float lanes its vectors have, and the attribute that allows them."""
+    """A CPU as kernels see it: float lanes of a vector, number of vector registers, and the features they need.
+
+    fma: whether a multiply-add is one instruction. level: the x86-64 level that the features need, 0 for none.
+    """
 
     name: str
     lanes: int
-    features: str
+    features: str = ""
     level: int = 0
-    """The x86-64 level the features need; 0 for none."""
+    registers: int = 16
+    fma: bool = False
 
     @property
     def attribute(self) -> str:
-        """What stands before each kernel."""
+        """What stands before each kernel; levels are spelled as features, since clang 14 does not know their names."""
         return f'__attribute__((target("{self.features}")))' if self.features else ""
 
     @property
-    def registers(self) -> int:
-        """The number of vector registers."""
-        return 32 if self.lanes == 16 else 16
+    def namespace(self) -> str:
+        """The C++ namespace of its kernels."""
+        return f"v{self.level}" if self.level else self.name
 
+
+_V2 = "sse3,ssse3,sse4.1,sse4.2,popcnt"
+_V3 = f"{_V2},avx,avx2,bmi,bmi2,f16c,fma,lzcnt,movbe"
+_V4 = f"{_V3},avx512f,avx512vl,avx512dq,avx512bw,avx512cd"
 
 CPUS = {
-    "scalar": Cpu("scalar", 1, ""),
-    "portable": Cpu("portable", 4, ""),
-    "x86-64-v3": Cpu("x86-64-v3", 8, "avx2,fma", 3),
-    "x86-64-v4": Cpu("x86-64-v4", 16, "avx512f,avx512vl,avx512dq,avx512bw,avx2,fma", 4),
+    "scalar": Cpu("scalar", 1),
+    "portable": Cpu("portable", 4),
+    "aarch64": Cpu("aarch64", 4, registers=32, fma=True),
+    "x86-64-v2": Cpu("x86-64-v2", 4, _V2, 2),
+    "x86-64-v3": Cpu("x86-64-v3", 8, _V3, 3, fma=True),
+    "x86-64-v4": Cpu("x86-64-v4", 16, _V4, 4, registers=32, fma=True),
 }
+LEVELS = ("x86-64-v2", "x86-64-v3", "x86-64-v4")
+"""What `multi` holds, least first."""
 
 
 def cpu(name: str) -> Cpu:
@@ -44,24 +56,37 @@ def cpu(name: str) -> Cpu:
     if name == "native":
         return native()
     if name not in CPUS:
-        raise SofieError(f"--cpu {name}: choose one of native, {', '.join(CPUS)}")
+        raise SofieError(f"--cpu {printable(name)}: choose one of native, {', '.join(CPUS)}")
     return CPUS[name]
+
+
+def cpus(name: str) -> tuple[Cpu, ...]:
+    """The CPUs that one header serves, least first: several for `multi`, else the one of that name."""
+    return tuple(CPUS[level] for level in LEVELS) if name == "multi" else (cpu(name),)
 
 
 @cache
 def native() -> Cpu:
     """The best level that this machine runs."""
-    flags: set[str] = set()
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("flags"):
-                flags = set(line.split(":", 1)[1].split())
-                break
-    except OSError:
-        pass
-    if platform.machine() in ("x86_64", "AMD64"):
-        if {"avx512f", "avx512vl", "avx512dq", "avx512bw", "fma"} <= flags:
-            return CPUS["x86-64-v4"]
-        if {"avx2", "fma"} <= flags:
-            return CPUS["x86-64-v3"]
+    machine, flags = platform.machine(), _flags()
+    if machine in ("aarch64", "arm64"):
+        return CPUS["aarch64"]
+    if machine in ("x86_64", "AMD64"):
+        for level in reversed(LEVELS):
+            if set(CPUS[level].features.split(",")) <= flags:
+                return CPUS[level]
     return CPUS["portable"]
+
+
+_KERNEL_NAMES = {"pni": "sse3", "sse4_1": "sse4.1", "sse4_2": "sse4.2", "bmi1": "bmi", "abm": "lzcnt"}
+"""Features that Linux calls otherwise than compilers do."""
+
+
+def _flags() -> set[str]:
+    """The features that the operating system reports, as compilers call them."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return set()
+    words = next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), [])
+    return {_KERNEL_NAMES.get(word, word) for word in words}

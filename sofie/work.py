@@ -63,6 +63,21 @@ def flops(module: ModuleOp) -> int:
     )
 
 
+def scalar_flops(loop: scf.ParallelOp | scf.ForOp) -> int:
+    """Floating-point operations of a scalar nest at level 4, counted as in `flops`; unknown extents count as one."""
+    if isinstance(loop, scf.ParallelOp):
+        trips = [_constant(high) or 1 for high in loop.upperBound]
+    else:
+        trips = [_constant(loop.ub) or 1]
+    return math.prod(trips) * sum(_flops_in(op) for op in loop.body.block.ops)
+
+
+def _flops_in(op: Operation) -> int:
+    if isinstance(op, scf.ParallelOp | scf.ForOp):
+        return scalar_flops(op)
+    return int(bool(op.results) and counts(op)) + sum(_flops_in(o) for r in op.regions for b in r.blocks for o in b.ops)
+
+
 def bytes_in(value: SSAValue) -> int:
     """The bytes that all elements of a tensor take."""
     return most(math.prod(shape_of(value))) * bytes_of(element_of(value))

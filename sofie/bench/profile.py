@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sofie.bench.build import executable, source
 from sofie.bench.case import Case
 from sofie.bench.ceilings import Ceilings, Floor
-from sofie.bench.systems import blas_flags, session_call, words
+from sofie.bench.systems import linked, session_call, words
 from sofie.bench.workers import pinned_output
 from sofie.emit.cpp import Program
 from sofie.emit.profile import KernelCall, kernel_calls
 from sofie.files import write
+from sofie.work import Work
 
 
 @dataclass(frozen=True)
@@ -30,19 +31,19 @@ def profile(
     """Runs a program that takes its kernels' times, for so many seconds on `core`. Raises SofieError."""
     weights = case.folder / "profile.dat"
     write(weights, program.weight_bytes())
-    worker = executable(_source(program), ["-std=c++17", "-w", *flags, *blas_flags(blas)])
+    worker = executable(_source(program), ["-std=c++17", "-w", *flags, *linked(program, blas)])
     command = [*words(worker, case, "profile"), str(weights), f"{seconds}"]
     lines = [line.split() for line in pinned_output(command, core).splitlines()]
     found = []
-    for call, (calls, us) in zip(kernel_calls(program), lines, strict=True):
-        times = float(calls)
-        floor = limits.floor(call.work.flops, call.work.bytes)
-        found.append(KernelTime(call, times, float(us), Floor(floor.us * times, floor.bound)))
+    for known, (calls, us, flops, moved) in zip(kernel_calls(program.variants[0]), lines, strict=True):
+        times, work = float(calls), Work(int(flops), int(moved))  # those of the variant that this machine ran
+        floor = limits.floor(work.flops, work.bytes)
+        found.append(KernelTime(replace(known, work=work), times, float(us), Floor(floor.us * times, floor.bound)))
     return found
 
 
 def _source(program: Program) -> str:
-    """The text of a program that prints, a line a kernel, how often an inference calls it and the us that takes."""
+    """The text of a program that prints, a line a kernel: calls of an inference, the us that takes, work of a call."""
     return f"""{program.header(profile=True)}
 {source("worker.hxx")}
 int main(int, char **words)
@@ -59,6 +60,7 @@ int main(int, char **words)
       run();
    }}
    for (const auto &kernel : session.profile())
-      std::printf("%.9g %.9g\\n", static_cast<double>(kernel.calls) / calls, kernel.microseconds / calls);
+      std::printf("%.9g %.9g %.0f %.0f\\n", static_cast<double>(kernel.calls) / calls, kernel.microseconds / calls,
+                  kernel.flops, kernel.bytes);
 }}
 """

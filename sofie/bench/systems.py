@@ -24,7 +24,7 @@ def ours(case: Case, program: Program, flags: Sequence[str], label: str, blas: s
     """The worker that runs a program's own header, compiled with `flags`. Raises SofieError."""
     weights = case.folder / f"{label}.dat"
     write(weights, program.weight_bytes())
-    worker = executable(source_of(program), ["-std=c++17", "-w", *flags, *blas_flags(blas)])
+    worker = executable(source_of(program), ["-std=c++17", "-w", *flags, *linked(program, blas)])
     return (*words(worker, case, label), str(weights))
 
 
@@ -56,9 +56,9 @@ def session_call(program: Program) -> str:
     return f"session.infer({', '.join(arguments)});"
 
 
-def blas_flags(blas: str) -> list[str]:
-    """What the compiler is told about a BLAS."""
-    return [flag for flag in jit.flags_for(blas) if flag not in jit.FLAGS]
+def linked(program: Program, blas: str) -> list[str]:
+    """What the compiler is told about threads and a BLAS."""
+    return [flag for flag in jit.flags_for(blas, program.threaded) if flag not in jit.FLAGS]
 
 
 def onnxruntime_version() -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sofie.cli.options import compiling, gathered
+from sofie.cli.options import gathered, generating
 from sofie.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 )
 @click.option("--cmake", is_flag=True, help="Write a CMake target beside the header.")
 @click.option("--profile", is_flag=True, help="Let a session count the time of each kernel: see session.profile().")
-@compiling
+@generating
 def compile_(
     models: tuple[Path, ...],
     output: Path,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 DEBUG = "sofie.debug"
-CPUS = ("native", "x86-64-v4", "x86-64-v3", "portable", "scalar")
+CPUS = ("multi", "native", "x86-64-v2", "x86-64-v3", "x86-64-v4", "aarch64", "portable", "scalar")
 DEFAULT_PIPELINE = "fuse,lower"
 
 
@@ -110,8 +110,11 @@ BLAS = click.option(
     show_default=True,
     help="Library for matrix products.",
 )
-CPU = click.option(
-    "--cpu", type=click.Choice(CPUS), default="native", show_default=True, help="Instruction set to write for."
+REPRODUCIBLE = click.option(
+    "--reproducible", is_flag=True, help="The same bits on every CPU, by every compiler and optimisation level."
+)
+THREADS = click.option(
+    "--threads", type=int, default=1, show_default=True, help="Threads that run a large kernel, by OpenMP."
 )
 PIPELINE = click.option(
     "--pipeline",
@@ -132,11 +135,26 @@ DEBUG_FLAG = click.option(
 )
 
 
-def compiling(command: Command) -> Command:
+def _cpu(default: str) -> Callable[[Command], Command]:
+    return click.option(
+        "--cpu",
+        type=click.Choice(CPUS),
+        default=default,
+        show_default=True,
+        help="Instruction set to write for; multi: x86-64 v2, v3 and v4 in one header.",
+    )
+
+
+def compiling(command: Command, cpu: str = "native") -> Command:
     """The options of every command that compiles a model; they arrive as `dims`, `values`, `cpu`, ..."""
-    for option in reversed((DIM, SET, CPU, BLAS, PIPELINE, WITHOUT, DEBUG_FLAG)):
+    for option in reversed((DIM, SET, _cpu(cpu), BLAS, REPRODUCIBLE, THREADS, PIPELINE, WITHOUT, DEBUG_FLAG)):
         command = option(command)
     return command
+
+
+def generating(command: Command) -> Command:
+    """The same, for a command that writes code for other machines."""
+    return compiling(command, "multi")
 
 
 def gathered(given: dict[str, Any]) -> Options:

@@ -14,11 +14,15 @@ if(NOT TARGET sofie::{name})
    add_library(sofie::{name} ALIAS sofie_{name})
    target_include_directories(sofie_{name} INTERFACE "${{CMAKE_CURRENT_LIST_DIR}}")
    target_compile_features(sofie_{name} INTERFACE cxx_std_17)
-{blas}endif()
+{blas}{threads}endif()
 {weights}"""
 
 _BLAS = """   find_package(BLAS REQUIRED)  # one that has the C interface: set BLA_VENDOR to choose
    target_link_libraries(sofie_{name} INTERFACE ${{BLAS_LIBRARIES}})
+"""
+
+_THREADS = """   find_package(OpenMP REQUIRED COMPONENTS CXX)
+   target_link_libraries(sofie_{name} INTERFACE OpenMP::OpenMP_CXX)
 """
 
 _WEIGHTS = """
@@ -33,5 +37,6 @@ def cmake_target(name: str, programs: Sequence[Program], embed: bool) -> str:
     Names are identifiers, so nothing needs quoting. Where the weights are files, a variable says where each lies.
     """
     blas = _BLAS.format(name=name) if any(program.uses_blas for program in programs) else ""
+    threads = _THREADS.format(name=name) if any(program.threaded for program in programs) else ""
     weights = "" if embed else "".join(_WEIGHTS.format(name=program.name) for program in programs)
-    return _TARGET.format(name=name, blas=blas, weights=weights)
+    return _TARGET.format(name=name, blas=blas, threads=threads, weights=weights)

@@ -50,12 +50,14 @@ class ExpressionPrinter:
     """What the values of one function are called, and the text of those that are made of others.
 
     pointers: the name and the offset in elements behind each memref. sizes: how the run-time sizes are called here.
+    exact: whether a product of floats is rounded before anything is added to it.
     """
 
     names: Namer = field(default_factory=lambda: Namer(EMITTED | {"weights", "arena"}))
     spelled: dict[SSAValue, Expression] = field(default_factory=dict)
     pointers: dict[SSAValue, tuple[str, int]] = field(default_factory=dict)
     sizes: dict[Symbol, str] = field(default_factory=dict)
+    exact: bool = False
 
     # -- values ---------------------------------------------------------------------------------------------
 
@@ -95,6 +97,8 @@ class ExpressionPrinter:
 
     def expression(self, op: Operation) -> Expression:
         """The expression of a pure op or a load."""
+        if self.exact and isinstance(op, arith.MulfOp):
+            return Expression(f"detail::product({self.text(op.lhs)}, {self.text(op.rhs)})", ATOM)
         if type(op) in BINARY:
             symbol, level = BINARY[type(op)]
             a, b = op.operands

@@ -6,6 +6,7 @@
 // definition, a template over the type.
 //
 // Expects SOFIE_TARGET (a target attribute or nothing) and SOFIE_LANES: the widest vector in floats, 1, 4, 8 or 16.
+// SOFIE_EXACT, where it is defined, asks for the same bits on every CPU: then no product is fused with its sum.
 // SOFIE_TARGET stands on every function because a vector wider than the translation unit's own target may only be
 // passed by value between functions compiled for the wider one.
 //
@@ -119,8 +120,8 @@ template <class V> SOFIE_MATH V splat(float value) { return V{} + value; }
 // vectorises a loop over the scalar code.
 template <class V> SOFIE_MATH V opaque(V value)
 {
-#if defined(__clang__)
-   // SOFIE_STRICT_FLOAT already keeps the optimiser to its word.
+#if defined(__clang__) && !(defined(SOFIE_EXACT) && defined(__FAST_MATH__))
+   // SOFIE_STRICT_FLOAT already keeps the optimiser to its word, but for -ffast-math, which fuses all the same.
 #elif defined(__SSE2__)
    __asm__("" : "+x"(value));
 #elif defined(__aarch64__)
@@ -134,8 +135,14 @@ template <class V> SOFIE_MATH V opaque(V value)
 // a * b + c, in one rounding where the target has the instruction and in two elsewhere. b and c may be float constants.
 template <class V, class Factor, class Addend> SOFIE_MATH V multiply_add(V a, Factor b, Addend c)
 {
+#if defined(SOFIE_EXACT)
+   SOFIE_STRICT_FLOAT
+   const V product = opaque(a * b);
+   return opaque(product + c);
+#else
    SOFIE_FUSED_FLOAT
    return opaque(a * b + c);
+#endif
 }
 
 // a / b and the square root of x, correctly rounded.

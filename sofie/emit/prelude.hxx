@@ -1,8 +1,8 @@
-// What the kernels below are written in: indices, unaligned vector access, and the few scalar acts that C++ leaves undefined.
+// What the kernels below are written in, whatever the CPU: indices, and the few scalar acts that C++ leaves undefined.
 
 using index = std::ptrdiff_t;
 
-#define SOFIE_INLINE SOFIE_TARGET inline __attribute__((always_inline))
+#define SOFIE_INLINE inline __attribute__((always_inline))
 
 namespace detail {
 
@@ -11,11 +11,6 @@ template <class T, class Byte> inline T *at(Byte *base, std::size_t bytes)
 {
    return reinterpret_cast<T *>(base + bytes);
 }
-
-// The larger and the smaller of two; NaN if either is NaN.
-template <class T> SOFIE_INLINE T maximum(T a, T b) { return ((a < b) | (b != b)) ? b : a; }
-
-template <class T> SOFIE_INLINE T minimum(T a, T b) { return ((b < a) | (b != b)) ? b : a; }
 
 // Integer arithmetic that wraps.
 template <class T> SOFIE_INLINE T wrapping_add(T a, T b)
@@ -112,3 +107,5 @@ SOFIE_INLINE double fma(double x, double y, double z) { return __builtin_fma(x, 
 #undef SOFIE_LIBM_2
 
 } // namespace detail
+
+#undef SOFIE_INLINE

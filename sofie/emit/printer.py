@@ -33,6 +33,7 @@ from sofie.emit.spelling import (
     scalar_type,
     type_name,
 )
+from sofie.emit.unrolling import trips, unrolled
 from sofie.errors import SofieError
 from sofie.extents import symbols_by_argument
 from sofie.loops import guard
@@ -75,6 +76,8 @@ class KernelPrinter(ExpressionPrinter):
         head = f"{attributes}void {function.sym_name.data}("
         self.lines.append(listed(head, parameters, ") noexcept"))
         self.lines.append("{")
+        if self.exact:
+            self.line("SOFIE_EXACT")
         self.block(function.body.block)
         self.lines.append("}")
         return self.lines
@@ -142,6 +145,8 @@ class KernelPrinter(ExpressionPrinter):
             name = self._carried_name(init, argument)
             self.spelled[argument] = self.spelled[result] = Expression(name, ATOM)
         flag = guard(op)
+        if flag is None and unrolled(op) is not None:
+            self.lines.append(f"#pragma GCC unroll {trips(op)}")
         self._loop(variable, op.lb, op.ub, op.step, "" if flag is None else f" && {self.text(flag)}")
         self.block(block)
         last = block.last_op

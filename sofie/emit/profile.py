@@ -5,46 +5,48 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from xdsl.dialects import func
+from xdsl.dialects import func, scf
 
+from sofie import affine
 from sofie.emit.spelling import string
 from sofie.kernel_work import kernel_work
+from sofie.loops import THREADS
 from sofie.rewrite import node_names
 from sofie.work import Work
 
 if TYPE_CHECKING:
-    from sofie.emit.cpp import Program
+    from sofie.emit.variant import Variant
 
-_CLASS = """\
+PROFILE = """\
 // A call of a kernel in an inference: its measured time, and the work that its code does each time: `flops` counts the
 // floating-point operations of all lanes, `bytes` each element of weights and buffers that is touched, once.
-struct KernelTime {{
+struct KernelTime {
    const char *kernel;
    const char *nodes;
    double flops;
    double bytes;
    std::uint64_t calls;
    double microseconds;
-}};
+};
 
-namespace detail {{
-struct Profile {{
+namespace detail {
+struct Profile {
    using Clock = std::chrono::steady_clock;
 
-   std::vector<KernelTime> kernels{initial};
+   std::vector<KernelTime> kernels;
    Clock::time_point last = Clock::now();
 
-   void start() noexcept {{ last = Clock::now(); }}
+   void start() noexcept { last = Clock::now(); }
 
    void lap(std::size_t kernel) noexcept
-   {{
+   {
       const Clock::time_point now = Clock::now();
       kernels[kernel].microseconds += std::chrono::duration<double, std::micro>(now - last).count();
       ++kernels[kernel].calls;
       last = now;
-   }}
-}};
-}} // namespace detail"""
+   }
+};
+} // namespace detail"""
 
 PROFILE_METHODS = """
    // The kernels in the order of their calls, with the time spent in each since the session began or was reset.
@@ -78,34 +80,37 @@ PROFILE_METHODS = """
 
 @dataclass(frozen=True)
 class KernelCall:
-    """A call of a kernel in an inference. nodes: the ONNX nodes it comes from."""
+    """A call of a kernel in an inference, or those of all its parts. nodes: the ONNX nodes it comes from."""
 
     kernel: str
     nodes: str
     work: Work
 
 
-def kernel_calls(program: Program) -> list[KernelCall]:
+def kernel_calls(variant: Variant) -> list[KernelCall]:
     """The calls of an inference in the order of the code, each with its work."""
-    functions = {op.sym_name.data: op for op in program.module.body.block.ops if isinstance(op, func.FuncOp)}
-    work = {name: kernel_work(functions[name]) for name in {_callee(call) for call in program.calls}}
-    return [KernelCall(_callee(call), _nodes(call, functions), work[_callee(call)]) for call in program.calls]
+    functions = {op.sym_name.data: op for op in variant.module.body.block.ops if isinstance(op, func.FuncOp)}
+    found = []
+    for call in [op for op in variant.infer.walk() if isinstance(op, func.CallOp)]:
+        kernel = functions[call.callee.root_reference.data]
+        nodes = ", ".join(node_names(call.location) or node_names(kernel.location))
+        found.append(KernelCall(kernel.sym_name.data, nodes, kernel_work(kernel, _parts(call))))
+    return found
 
 
-def profile_class(program: Program) -> str:
-    """The struct that a session counts with."""
+def _parts(call: func.CallOp) -> int:
+    """How many parts of a kernel threads run by this call."""
+    loop = call.parent_op()
+    if not isinstance(loop, scf.ParallelOp) or THREADS not in loop.attributes:
+        return 1
+    return affine.constant(loop.upperBound[0]) or 1
+
+
+def kernel_times(variant: Variant) -> str:
+    """The function that gives what a session counts with."""
     rows = [
         f"{{{string(c.kernel)}, {string(c.nodes)}, {c.work.flops}.0, {c.work.bytes}.0, 0, 0.0}}"
-        for c in kernel_calls(program)
+        for c in kernel_calls(variant)
     ]
     lines = ",\n      ".join(rows)
-    return _CLASS.format(initial=f" = {{\n      {lines}}}" if rows else "")
-
-
-def _callee(call: func.CallOp) -> str:
-    return call.callee.root_reference.data
-
-
-def _nodes(call: func.CallOp, functions: dict[str, func.FuncOp]) -> str:
-    """The nodes of a call, or where it does not say, of the kernel."""
-    return ", ".join(node_names(call.location) or node_names(functions[_callee(call)].location))
+    return f"inline std::vector<KernelTime> kernel_times()\n{{\n   return {{{lines}}};\n}}"

@@ -24,6 +24,14 @@ _SEED = """
    }
 """
 
+_LEVEL = """   // The level of x86-64 whose kernels run; 0 on other machines.
+   int level() const noexcept { return level_; }
+
+"""
+_LEVEL_MEMBERS = """
+   int level_;
+   detail::Entry infer_;"""
+
 
 def session(program: Program, embed: bool, profile: bool = False) -> str:
     """The class that users see: weights, scratch memory, inference into buffers or vectors, maybe its times."""
@@ -48,27 +56,27 @@ def session(program: Program, embed: bool, profile: bool = False) -> str:
     cuts = [_cut(p) for p in program.late]
     names = [name for p in program.outputs for name in (p.parameter, p.found) if name]
     back = names[0] if len(names) == 1 else f"{{{', '.join(f'std::move({n})' for n in names)}}}"
+    several = len(program.variants) > 1
+    call_entry = "infer_" if several else f"{program.variants[0].cpu.namespace}::infer"
     step = member = seed = ""
     if program.draws:
         step = "\n      ++random_state_[1];"
         member = "\n   std::int64_t random_state_[2] = {0, 0};"
         seed = _SEED
-    measured, timer = (PROFILE_METHODS, "\n   detail::Profile profile_;") if profile else ("", "")
+    measured = PROFILE_METHODS if profile else ""
+    times = "detail::kernel_times(level_)" if several else f"{program.variants[0].cpu.namespace}::kernel_times()"
+    timer = f"\n   detail::Profile profile_{{{times}}};" if profile else ""
     default = "   Session() : Session(Weights()) {}\n" if embed else ""
     default_file = "" if embed else f" = {string(program.name + '.dat')}"
     return f"""// One thread's scratch memory; the weights are shared. Inference allocates only what it returns.
 class Session {{
 public:
 {default}   explicit Session(const std::string &file{default_file}) : Session(Weights(file)) {{}}
-   explicit Session(const Weights &weights)
-       : weights_(weights), arena_(static_cast<unsigned char *>(::operator new(arena_bytes, std::align_val_t{{64}})))
-   {{
-{_cpu_check(program)}   }}
-
-{_says(program)}
+{_constructor(program)}
+{_LEVEL if several else ""}{_says(program)}
 {listed("   void infer(", takes + gives, ")" if sized else ") noexcept")}
    {{
-{check}{listed("      detail::infer(", arguments, ");")}{step}
+{check}{listed(f"      {call_entry}(", arguments, ");")}{step}
    }}
 {seed}{measured}
 {listed(f"   {result} infer(", takes, ")")}
@@ -86,7 +94,7 @@ private:
    }};
 
    Weights weights_;
-   std::unique_ptr<unsigned char, Free> arena_;{member}{timer}
+   std::unique_ptr<unsigned char, Free> arena_;{member}{_LEVEL_MEMBERS if several else ""}{timer}
 }};"""
 
 
@@ -114,16 +122,67 @@ def _size_checks(program: Program, parameters: Sequence[str]) -> str:
     return "\n".join([*lines, "   }", ""])
 
 
-def _cpu_check(program: Program) -> str:
-    """The constructor refuses a machine that cannot run the kernels, before it would crash in one."""
-    if not program.cpu.level:
-        return ""
-    sentence = (
-        f"{program.name} was compiled for {program.cpu.name}, which this CPU does not run; "
-        "compile it with --cpu portable"
-    )
-    refuse = f"throw std::runtime_error(\n             {string(sentence)});"
-    return f"      if (detail::x86_level() < {program.cpu.level})\n         {refuse}\n"
+def _constructor(program: Program) -> str:
+    """The constructor from weights; it refuses a machine that cannot run the kernels, before it would crash in one."""
+    several, cpu = len(program.variants) > 1, program.variants[0].cpu
+    takes = ", int level = 4" if several else ""
+    head = f"   explicit Session(const Weights &weights{takes})"
+    members = [
+        "weights_(weights)",
+        "arena_(static_cast<unsigned char *>(::operator new(arena_bytes, std::align_val_t{64})))",
+        *(["level_(detail::usable_level(level))", "infer_(detail::entry_of(level_))"] if several else []),
+    ]
+    body = ""
+    if cpu.level and not several:
+        sentence = (
+            f"{program.name} was compiled for {cpu.name}, which this CPU does not run; compile it with --cpu portable"
+        )
+        refuse = f"throw std::runtime_error(\n             {string(sentence)});"
+        body = f"      if (detail::x86_level() < {cpu.level})\n         {refuse}\n"
+    says = "   // level: the highest level of x86-64 to use, of those that this machine runs.\n" if several else ""
+    listing = ",\n         ".join(members) if several else ", ".join(members)
+    return f"{says}{head}\n       : {listing}\n   {{\n{body}   }}\n"
+
+
+def choice(program: Program, profile: bool = False) -> str:
+    """The functions that choose between the variants of a program for several levels of x86-64."""
+    least = program.variants[0]
+    sentence = f"{program.name} was compiled for {least.cpu.name} and above, which this CPU does not run; "
+    sentence += "compile it with --cpu portable"
+    chosen = [_chosen("Entry entry_of", "infer", program)]
+    chosen += [_chosen("std::vector<KernelTime> kernel_times", "kernel_times()", program)] if profile else []
+    by_level, least_only = zip(*chosen, strict=True)
+    return f"""namespace detail {{
+
+using Entry = decltype(&{least.cpu.namespace}::infer);
+
+#if defined(__x86_64__)
+// The best level that this machine runs, up to `most`.
+inline int usable_level(int most)
+{{
+   static const int best = x86_level();
+   if (best < {least.cpu.level})
+      throw std::runtime_error(
+          {string(sentence)});
+   return most < best ? most : best;
+}}
+
+{chr(10).join(by_level)}
+#else
+inline int usable_level(int) {{ return 0; }}
+
+{chr(10).join(least_only)}
+#endif
+
+}} // namespace detail"""
+
+
+def _chosen(function: str, what: str, program: Program) -> tuple[str, str]:
+    """A function of the level that gives what its variant has, and the one for machines that only run the first."""
+    least, *others = (variant.cpu for variant in program.variants)
+    rows = "".join(f"   if (level >= {cpu.level})\n      return {cpu.namespace}::{what};\n" for cpu in reversed(others))
+    last = f"return {least.namespace}::{what};"
+    return f"inline {function}(int level)\n{{\n{rows}   {last}\n}}\n", f"inline {function}(int) {{ {last} }}\n"
 
 
 def _gives(port: Port) -> list[str]:

@@ -178,3 +178,9 @@ def string(text: str) -> str:
         for b in text.encode("utf-8", "surrogatepass")
     )
     return f'"{plain}"'
+
+
+def comment(text: str) -> str:
+    """Text that can stand in a `//` comment: printable ASCII, no line ends, no trailing backslash."""
+    safe = text.encode("ascii", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else " " for c in safe).rstrip("\\").replace("??/", "?? /")[:200]

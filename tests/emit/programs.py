@@ -22,23 +22,38 @@ def emit(folder: Path, model: onnx.ModelProto, name: str, embed: bool = False, *
     return generate(model, folder, Options(**options), name, embed)  # type: ignore[arg-type]
 
 
-def compile_and_run(folder: Path, main: str, flags: Sequence[str] = ("-O1",), compiler: str = "g++") -> str:
-    """Compiles `main` with warnings as errors, runs it in `folder` and returns what it printed."""
-    if shutil.which(compiler) is None:
-        pytest.skip(f"{compiler} is not installed")
+def compile_and_run(
+    folder: Path,
+    main: str,
+    flags: Sequence[str] = ("-O1",),
+    compiler: str = "g++",
+    emulator: Sequence[str] = (),
+) -> str:
+    """Compiles `main` with warnings as errors, runs it in `folder` and returns what it printed.
+
+    Skips where the compiler is missing, or the `emulator` that the program is run by.
+    """
+    for tool in (compiler, *emulator[:1]):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed")
     (folder / "main.cpp").write_text(main)
     command = [compiler, *STRICT, *flags, "main.cpp", "-o", "main", "-pthread"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[:3000]
-    ran = subprocess.run(["./main"], cwd=folder, capture_output=True, text=True, check=False, timeout=120)
+    ran = subprocess.run([*emulator, "./main"], cwd=folder, capture_output=True, text=True, check=False, timeout=120)
     assert ran.returncode == 0, (ran.stdout + ran.stderr)[:3000]
     return ran.stdout
 
 
-def session_code(generated: Generated, feeds: dict[str, np.ndarray], label: str) -> str:
-    """C++ statements that run a session on `feeds` and write every output to `<label>_<k>.bin`."""
+def session_code(generated: Generated, feeds: dict[str, np.ndarray], label: str, level: str = "") -> str:
+    """C++ statements that run a session on `feeds`, by the kernels of `level`, into files `<label>_<k>.bin`."""
     program = generated.program
-    lines = [f"   SOFIE_{program.name}::Session {label};"]
+    name = f"SOFIE_{program.name}"
+    lines = [
+        f'   {name}::Session {label}({name}::Weights("{program.name}.dat"), {level});'
+        if level
+        else f"   {name}::Session {label};"
+    ]
     takes, gives = [], []
     for k, port in enumerate(program.inputs):
         (generated.header.parent / f"{label}_in_{k}.bin").write_bytes(np.ascontiguousarray(feeds[port.name]).tobytes())

@@ -1,0 +1,39 @@
+"""Which loops are so short that every compiler should unroll them.
+
+    for (index k = 0; k < 3; ++k) {     ->     #pragma GCC unroll 3
+                                               for (index k = 0; k < 3; ++k) {
+
+g++ -O3 and clang do so unasked, g++ -O2 only where it is told; what a header gives must not depend on that.
+"""
+
+from __future__ import annotations
+
+from xdsl.dialects import scf
+
+from sofie import affine
+
+MOST_TRIPS = 16
+MOST_OPS = 200
+"""What g++ -O3 unrolls completely, about (its max-completely-peel-times and max-completely-peeled-insns)."""
+
+
+def trips(loop: scf.ForOp) -> int | None:
+    """How often a loop runs, None where only the run knows it."""
+    low, high, step = (affine.constant(value) for value in (loop.lb, loop.ub, loop.step))
+    if low is None or high is None or not step:
+        return None
+    return max(-((low - high) // step), 0)
+
+
+def unrolled(loop: scf.ForOp) -> int | None:
+    """The operations of a loop once it and all loops in it are unrolled, None where it should stay a loop."""
+    times = trips(loop)
+    if times is None or not 1 < times <= MOST_TRIPS:
+        return None
+    total = 0
+    for op in loop.body.block.ops:
+        size = unrolled(op) if isinstance(op, scf.ForOp) else None if op.regions else 1
+        if size is None:
+            return None
+        total += size
+    return total * times if total * times <= MOST_OPS else None

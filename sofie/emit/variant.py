@@ -1,0 +1,242 @@
+"""Writes what one CPU runs: the kernels and the entry that calls them, in a namespace of its own.
+
+A header for several CPUs has a variant for each. They are lowered from one module, so they read the same weights at the
+same places and use the same arena; a scalar kernel that came out equal is printed once, with the least CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from xdsl.dialects import arith, func, memref, scf
+from xdsl.dialects.builtin import IntegerAttr, MemRefType, ModuleOp
+from xdsl.ir import BlockArgument, Operation, SSAValue
+
+from sofie.dialects.sofie import SizeOp, WeightOp
+from sofie.dialects.types import element_of, shape_of
+from sofie.emit.printer import KernelPrinter
+from sofie.emit.profile import kernel_times
+from sofie.emit.sources import source
+from sofie.emit.spelling import ATOM, Expression, comment, listed, scalar_type
+from sofie.emit.vectors import vector_types
+from sofie.errors import SofieError
+from sofie.extents import symbols_by_argument
+from sofie.loops import THREADS
+from sofie.random_state import state_of
+from sofie.rewrite import blame, node_names
+from sofie.target import Cpu
+
+if TYPE_CHECKING:
+    from sofie.emit.cpp import Program
+
+_MATH = ("exp", "log", "sqrt", "tanh", "erf")
+_VECTORS = tuple(f"v{lanes}{letter}" for lanes in (2, 4, 8, 16) for letter in "fi")
+
+
+@dataclass
+class EntryPrinter(KernelPrinter):
+    """Prints what stands between the kernels: pointers into weights and arena, calls, loops and conditions.
+
+    offsets: byte offset of each weight in the file, by digest. homes: the namespace of a kernel, where it is another's.
+    laps: how many calls had their time taken so far, where it is taken.
+    """
+
+    offsets: Mapping[str, int] = field(default_factory=dict)
+    homes: Mapping[str, str] = field(default_factory=dict)
+    laps: int | None = None
+
+    def statement(self, op: Operation) -> None:
+        """The statement of one op of @infer."""
+        if isinstance(op, WeightOp):
+            if op.result.uses:
+                self._point(op.result, "const ", "weights", self.offsets[op.blob.digest])
+        elif isinstance(op, memref.ViewOp):
+            shift = op.byte_shift.owner
+            assert isinstance(shift, arith.ConstantOp) and isinstance(shift.value, IntegerAttr)
+            if op.result.uses:
+                self._point(op.result, "", "arena", shift.value.value.data)
+        elif isinstance(op, func.CallOp):
+            arguments = [self.pointer(v) if isinstance(v.type, MemRefType) else self.text(v) for v in op.arguments]
+            callee = op.callee.root_reference.data
+            home = f"{self.homes[callee]}::" if callee in self.homes else ""
+            self.line(f"{home}kernels::{callee}({', '.join(arguments)});")
+            self._lap()
+        elif isinstance(op, scf.ParallelOp):
+            self._by_threads(op)
+        elif isinstance(op, SizeOp):
+            name = self.names(op.symbol.name)
+            self.line(f"const index {name} = {self.text(op.value)};")
+            self.spelled[op.result] = Expression(name, ATOM)
+            self.sizes[op.symbol] = name
+        elif isinstance(op, memref.AllocOp):
+            raise SofieError(f"{blame(op)}: a buffer has no place; run plan-memory")
+        elif not isinstance(op, arith.ConstantOp):
+            super().statement(op)
+
+    def _by_threads(self, op: scf.ParallelOp) -> None:
+        """A parallel loop over the parts of a kernel; without OpenMP they run one after the other."""
+        threads = op.attributes[THREADS]
+        assert isinstance(threads, IntegerAttr)
+        self.lines.append("#if defined(_OPENMP)")
+        self.lines.append(f"#pragma omp parallel for num_threads({threads.value.data}) schedule(dynamic)")
+        self.lines.append("#endif")
+        laps, self.laps = self.laps, None  # one clock for all the threads
+        super().statement(op)
+        self.laps = laps
+        self._lap()
+
+    def _lap(self) -> None:
+        if self.laps is not None:
+            self.line(f"profile.lap({self.laps});")
+            self.laps += 1
+
+    def _point(self, value: SSAValue, const: str, base: str, offset: int) -> None:
+        name = self.names(value.name_hint or ("weight" if const else "buffer"))
+        kind = scalar_type(element_of(value))
+        self.line(f"{const}{kind} *const {name} = detail::at<{const}{kind}>({base}, {offset});")
+        self.pointers[value] = (name, 0)
+
+
+@dataclass(eq=False)
+class Variant:
+    """A module at the loop level and the CPU that it was vectorised for."""
+
+    module: ModuleOp
+    cpu: Cpu
+    reproducible: bool = False
+
+    @property
+    def infer(self) -> func.FuncOp:
+        """The function the caller calls."""
+        return infer_of(self.module)
+
+    @cached_property
+    def kernels(self) -> dict[str, str]:
+        """The text of every kernel by its name, each under a comment that names its ONNX nodes."""
+        return kernels_of(self.module, self.reproducible)
+
+    def homes(self, earlier: Sequence[Variant]) -> dict[str, str]:
+        """The namespaces of the kernels that need not be printed again: equal, and either scalar or as rich in FMA."""
+        found: dict[str, str] = {}
+        for name, text in self.kernels.items():
+            scalar = not any(vector in text for vector in _VECTORS)
+            for variant in earlier:
+                if variant.kernels[name] == text and (scalar or variant.cpu.fma == self.cpu.fma):
+                    found[name] = variant.cpu.namespace
+                    break
+        return found
+
+    def text(self, program: Program, profile: bool = False) -> str:
+        """The namespace of this CPU, with the macros that it needs while it stands."""
+        earlier = program.variants[: program.variants.index(self)]
+        homes, told = self.homes(earlier), not earlier
+        own = [text for name, text in self.kernels.items() if name not in homes]
+        kernels = "\n\n".join(own)
+        parts = [source("lanes.hxx", told)]
+        parts += [vector_types(kernels)] if self.cpu.lanes > 1 else []
+        parts += [source("math.hxx", told)] if any(f"{name}(" in kernels for name in _MATH) else []
+        parts += [f"namespace kernels {{\n\n{kernels}\n\n}} // namespace kernels"] if kernels else []
+        parts += [kernel_times(self)] if profile else []
+        parts.append(self.entry(program, homes, profile))
+        body = "\n\n".join(part for part in parts if part)
+        name = self.cpu.namespace
+        return "\n".join(
+            [
+                *self._target(portable=len(program.variants) > 1),
+                f"#define SOFIE_LANES {self.cpu.lanes}",
+                "",
+                f"namespace {name} {{",
+                "",
+                body,
+                "",
+                f"}} // namespace {name}",
+                "",
+                "#undef SOFIE_TARGET",
+                "#undef SOFIE_LANES",
+                "#undef SOFIE_INLINE",
+            ]
+        )
+
+    def _target(self, portable: bool) -> list[str]:
+        """The attribute of all functions; a `portable` variant of 4 lanes does without it on other machines."""
+        bare = "#define SOFIE_TARGET" + " SOFIE_EXACT_TARGET" * self.reproducible
+        define = f"{bare} {self.cpu.attribute}".rstrip()
+        if not self.cpu.level or (portable and self.cpu.lanes > 4):
+            return [define]
+        sentence = f"these kernels are for {self.cpu.name}; compile the model with --cpu multi for other machines"
+        other = bare if portable else f'#error "{sentence}"'
+        return ["#if defined(__x86_64__)", define, "#else", other, "#endif"]
+
+    def entry(self, program: Program, homes: Mapping[str, str], profile: bool = False) -> str:
+        """The function that runs the kernels one after the other on weights, arena, inputs and outputs."""
+        printer = EntryPrinter(offsets=program.offsets, homes=homes, laps=0 if profile else None)
+        parameters = ["const unsigned char *weights", "unsigned char *arena"]
+        if profile:
+            parameters.append(f"shared::Profile &{printer.names('profile')}")
+            printer.line("profile.start();")
+        unused = {"weights", "arena"}
+        ports = iter([*program.inputs, *program.outputs])
+        given, state = symbols_by_argument(self.infer), state_of(self.infer)
+        for argument in self.infer.body.block.args:
+            if argument in given:
+                name = printer.names(program.sizes[given[argument]])
+                printer.sizes[given[argument]] = name
+                printer.spelled[argument] = Expression(name, ATOM)
+                parameters.append(f"const index {name}")
+            elif _is_arena(argument):
+                printer.pointers[argument] = ("arena", 0)
+                continue
+            elif argument is state:
+                name = printer.names("random_state")
+                parameters.append(f"const std::int64_t *{name}")
+                printer.pointers[argument] = (name, 0)
+            else:
+                port = next(ports)
+                name = printer.names(port.parameter)
+                const = "" if port in program.outputs else "const "
+                parameters.append(f"{const}{scalar_type(element_of(argument))} *{name}")
+                printer.pointers[argument] = (name, 0)
+            unused.add(name)
+        printer.block(self.infer.body.block)
+        for port in program.late:
+            parameters.append(f"index *{(name := printer.names(port.found))}")
+            for axis, extent in enumerate(port.shape):
+                printer.line(f"{name}[{axis}] = {printer.extent(extent)};")
+        body = "\n".join(printer.lines)
+        words = set(body.replace("(", " ").replace(")", " ").replace(",", " ").replace(";", " ").split())
+        silenced = "".join(f"   static_cast<void>({n});\n" for n in sorted(unused - words))
+        return f"{listed('SOFIE_TARGET inline void infer(', parameters, ') noexcept')}\n{{\n{silenced}{body}\n}}"
+
+
+def infer_of(module: ModuleOp) -> func.FuncOp:
+    """The function @infer. Raises SofieError where there is none."""
+    for op in module.body.block.ops:
+        if isinstance(op, func.FuncOp) and op.sym_name.data == "infer":
+            return op
+    raise SofieError("the module has no function @infer")
+
+
+def arena_of(function: func.FuncOp) -> int:
+    """The bytes of the arena that @infer takes."""
+    return next((shape_of(a)[0] for a in function.body.block.args if _is_arena(a)), 0)
+
+
+def _is_arena(argument: BlockArgument) -> bool:
+    function = argument.block.parent_op()
+    assert isinstance(function, func.FuncOp)
+    attributes = function.arg_attrs.data if function.arg_attrs is not None else ()
+    return argument.index < len(attributes) and "sofie.arena" in attributes[argument.index].data
+
+
+def kernels_of(module: ModuleOp, exact: bool = False) -> dict[str, str]:
+    """The text of every kernel of a module by its name; `exact` as for the printer."""
+    texts = {}
+    for op in module.body.block.ops:
+        if isinstance(op, func.FuncOp) and op.sym_name.data != "infer":
+            nodes = node_names(op.location)
+            says = [f"// {comment(', '.join(nodes))}"] if nodes else []
+            texts[op.sym_name.data] = "\n".join([*says, *KernelPrinter(exact=exact).kernel(op, "SOFIE_TARGET inline ")])
+    return texts

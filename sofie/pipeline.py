@@ -99,7 +99,17 @@ def parse(spec: str, without: Iterable[str] = (), options: dict[str, ArgSpec] | 
             stages += _group(item, left_out, options or {})
         else:
             stages.append(Stage(_instantiate(item), None))
-    return stages
+    return _claims_once(stages)
+
+
+def _claims_once(stages: Sequence[Stage]) -> list[Stage]:
+    """A level that an earlier stage completes is not completed again by one that then has nothing to do."""
+    claimed: set[str | None] = {None}
+    found = []
+    for stage in stages:
+        found.append(Stage(stage.instance, None if stage.level in claimed else stage.level))
+        claimed.add(stage.level)
+    return found
 
 
 def optional_passes() -> list[str]:

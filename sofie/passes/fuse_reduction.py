@@ -23,6 +23,7 @@ from xdsl.passes import ModulePass
 from sofie import structured
 from sofie.dialects.sofie import FusedOp
 from sofie.grouping import fuse, next_reader, shared_loops, tile_bytes, with_start
+from sofie.sizes import is_static
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class FuseReduction(ModulePass):
 def _partial_loops(op: GenericOp) -> int:
     """How many parallel loops run over partial results side by side: `k * n + l` in an axis, l of extent n."""
     extents, reduce = structured.extents(op), structured.reductions(op)
-    parallel = [d for d in range(len(extents)) if d not in reduce]
+    parallel = [d for d in range(len(extents)) if d not in reduce and is_static([extents[d]])]
     steps = [AffineExpr.dimension(k) * extents[d] + AffineExpr.dimension(d) for d in parallel for k in reduce]
     return sum(expr in steps for map in structured.maps_of(op) for expr in map.results)
 

@@ -80,20 +80,14 @@ def segments(plan: Plan, extent: int, vectors: int) -> list[Segment]:
         if end > start:
             found.append(Segment(lanes, tuple(range(0, width, lanes)), start, end, width))
             start = end
-    small = next((w for w in (4, 8, lanes) if extent - start <= w), lanes)
-    if start < extent and plan.overlap and extent >= small:
-        last = found[-1] if found else None
-        if (
-            last is not None
-            and last.lanes == small
-            and last.end - last.start == last.step
-            and vectors > len(last.offsets)
-        ):
-            found[-1] = Segment(
-                small, (*last.offsets, extent - small - last.start), last.start, extent, extent - last.start
-            )
+    width = next((w for w in (lanes, 8, 4) if w <= min(extent, lanes)), 1)
+    if start < extent and plan.overlap and width > 1:
+        last = found[-1] if found else Segment(width, tuple(range(0, extent - width, width)), 0, 0, 0)
+        if not found or (last.end - last.start == last.step and vectors > len(last.offsets)):
+            reach = extent - last.start
+            found[-1:] = [Segment(width, (*last.offsets, reach - width), last.start, extent, reach)]
         else:
-            found.append(Segment(small, (0,), extent - small, extent, small))
+            found.append(Segment(width, (0,), extent - width, extent, width))
         return found
     for small in (min(lanes, 8), min(lanes, 4)):
         if small < lanes and extent - start >= small:
@@ -146,12 +140,13 @@ def plan_of(nest: scf.ParallelOp, target: Cpu, tile: int = 0) -> Plan | None:
     assert extent is not None  # its cost is known
     if not reduces:
         return Plan(d, None, lanes, 1, overlap=_may_overlap(nest))
-    whole, overlap = max(extent // lanes, 1), _may_overlap(nest)
+    overlap = _may_overlap(nest)
+    columns = max(-(-extent // lanes) if overlap else extent // lanes, 1)
     rows_loop = _rows_loop(nest, d)
     if rows_loop is None:
-        return Plan(d, None, lanes, min(whole, 8), overlap=overlap)
+        tiles = -(-columns // (target.registers - 4))
+        return Plan(d, None, lanes, -(-columns // tiles), overlap=overlap)
     rows = extent_of(nest, rows_loop)
-    columns = -(-extent // lanes) if overlap else whole
     heights = _heights(MANY_ROWS if rows is None else rows, columns, target.registers, tile)
     stay = _columns_stay(nest, d, rows_loop, len(heights) * lanes)
     return Plan(d, rows_loop, lanes, len(heights), heights, stay, overlap)

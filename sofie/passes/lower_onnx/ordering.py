@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from xdsl.dialects.builtin import i64
+from xdsl.dialects.builtin import i1, i64
 from xdsl.ir import SSAValue
 
 from sofie.dialects.onnx import OnnxOp
@@ -19,6 +19,11 @@ from sofie.sizes import most
 
 Before = Callable[[SSAValue, SSAValue], SSAValue]
 """Whether what stands at one position comes before what stands at another, strictly."""
+
+At = Callable[[Place], Sequence[Place]]
+"""Where the element of a row at some position stands in a tensor."""
+
+Rooms = Sequence[SSAValue]
 
 
 def above(s: Scalars, a: SSAValue, b: SSAValue) -> SSAValue:
@@ -71,11 +76,60 @@ def sort(walk: Walk, count: int, order: SSAValue, spare: SSAValue, before: Befor
     return walk.for_(0, levels, [walk.index(1), order, spare], run)[1:]
 
 
+def shortlist(
+    walk: Walk, x: Callable[[SSAValue], SSAValue], first: Before, count: int, length: int, at: At, rooms: Rooms
+) -> list[SSAValue]:
+    """Writes the `length` first of `count` elements x(0), x(1), .. in order, and their numbers; stable.
+
+    `rooms` are the tensors for both, `at` the place of position k in them; returns them after it. Each element is
+    inserted where it belongs, which most elements of a long row do not: they come after the last of a full list.
+    """
+
+    def insert(value: SSAValue, number: SSAValue, slot: SSAValue, rooms: Rooms) -> list[SSAValue]:
+        """Moves what comes after `value` from the end on, the first into the free `slot`."""
+
+        def move(_: SSAValue, carried: Sequence[SSAValue]) -> Sequence[SSAValue]:
+            alive, free, values, numbers = carried
+
+            def next_() -> Sequence[SSAValue]:
+                prior = walk.plus(free, -1)
+                other = walk.load(values, *at(prior))
+                later = first(value, other)
+
+                def shift() -> Sequence[SSAValue]:
+                    moved = walk.load(numbers, *at(prior))
+                    return [prior, walk.store(other, values, *at(free)), walk.store(moved, numbers, *at(free))]
+
+                return [later, *walk.choose(later, shift, [free, values, numbers])]
+
+            return walk.choose(alive, next_, carried)
+
+        yes = walk.constant(True, i1)
+        _, place, values, numbers = walk.for_(0, slot, [yes, slot, *rooms], move)
+        return [walk.store(value, values, *at(place)), walk.store(walk.number(number, i64), numbers, *at(place))]
+
+    rooms = walk.for_(0, length, rooms, lambda i, rooms: insert(x(i), i, i, rooms))
+    last = walk.max(walk.plus(walk.index(length), -1), walk.index(0))
+
+    def offer(i: SSAValue, rooms: Rooms) -> Sequence[SSAValue]:
+        value = x(i)
+        enters = first(value, walk.load(rooms[0], *at(last)))
+        return walk.choose(enters, lambda: insert(value, i, last, rooms), rooms)
+
+    some = walk.min(walk.index(length), walk.index(1))  # an empty list takes no element
+    return walk.for_(length, walk.mul(some, walk.index(count)), rooms, offer)
+
+
+def _is_short(length: int, count: int) -> bool:
+    """Whether inserting into a list of `length` moves no more elements than sorting does, whatever their order is."""
+    return 0 < most(length) <= 4 * most(count).bit_length() and most(length) < most(count)
+
+
 @lowers("TopK")
 def top_k(op: OnnxOp, build: Lowering) -> Sequence[SSAValue]:
     """The k largest or smallest elements of an axis in order, and their indices; ties by the lower one (TopK 24).
 
-    NaN is above all numbers.
+    NaN is above all numbers. Few of many are picked by insertion, else all are sorted.
     """
     x = build.operand(0)
     shape, result = shape_of(x), build.result_shape()
@@ -86,30 +140,36 @@ def top_k(op: OnnxOp, build: Lowering) -> Sequence[SSAValue]:
     if not isinstance(build.operand(1).owner, WeightOp | ExtentsOp):
         wanted = walk.max(build.element(build.operand(1)), walk.index(0))
         build.found(result[axis], walk.min(wanted, walk.index(count)))
+    short = _is_short(result[axis], count)
 
-    def fn(walk: Walk, values: SSAValue, indices: SSAValue, order: SSAValue, spare: SSAValue) -> Sequence[SSAValue]:
+    def fn(walk: Walk, *rooms: SSAValue) -> Sequence[SSAValue]:
         def row(where: Sequence[SSAValue], carried: Sequence[SSAValue]) -> Sequence[SSAValue]:
-            values, indices, order, spare = carried
-
             def at(place: Place) -> list[Place]:
                 return [*where[:axis], place, *where[axis:]]
 
-            def before(a: SSAValue, b: SSAValue) -> SSAValue:
-                one, two = walk.load(x, *at(a)), walk.load(x, *at(b))
-                return above(walk, one, two) if largest else above(walk, two, one)
+            def element(place: SSAValue) -> SSAValue:
+                return walk.load(x, *at(place))
+
+            def first(a: SSAValue, b: SSAValue) -> SSAValue:
+                return above(walk, a, b) if largest else above(walk, b, a)
+
+            if short:
+                return shortlist(walk, element, first, count, result[axis], at, carried)
 
             def pick(k: SSAValue, carried: Sequence[SSAValue]) -> Sequence[SSAValue]:
                 place = walk.load(order, k)
-                value = walk.load(x, *at(walk.number(place, INDEX)))
+                value = element(walk.number(place, INDEX))
                 return [walk.store(value, carried[0], *at(k)), walk.store(place, carried[1], *at(k))]
 
-            order, spare = sort(walk, count, order, spare, before)
+            values, indices, order, spare = carried
+            order, spare = sort(walk, count, order, spare, lambda a, b: first(element(a), element(b)))
             return [*walk.for_(0, result[axis], [values, indices], pick), order, spare]
 
-        return walk.each(others, [values, indices, order, spare], row)
+        return walk.each(others, rooms, row)
 
     rooms = [build.empty(result, element_of(x)), build.empty(result, i64)]
-    return kernel(build, [*rooms, build.empty([count], i64), build.empty([count], i64)], fn)[:2]
+    rooms += [] if short else [build.empty([count], i64), build.empty([count], i64)]
+    return kernel(build, rooms, fn)[:2]
 
 
 @lowers("Unique")

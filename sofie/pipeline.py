@@ -36,6 +36,7 @@ class Step:
 FUSE = (
     Step("fold-constants", "what is known now need not be computed later; shrinks what follows"),
     Step("fold-batchnorm", "needs constant scale and offset; before lowering, while layers still have names"),
+    Step("sink-gather", "while a product, its weights and what makes its rows are one op each"),
     Step("decompose", "function operators without a lowering become the ones their schema is made of", optional=False),
     Step("lower-onnx", "from operators to structured ops: everything below is one op with maps", optional=False),
     Step("dce", "weights that were folded or re-laid are no longer used"),

@@ -14,6 +14,7 @@ from xdsl.dialects.builtin import (
     IntegerType,
     VectorType,
 )
+from xdsl.dialects.utils import FastMathFlag
 from xdsl.ir import Attribute, Operation, SSAValue
 
 from sofie.dialects.types import strides_of
@@ -29,6 +30,7 @@ from sofie.emit.spelling import (
     EXTREMA,
     FIRST_UNSIGNED_PREDICATE,
     ORDERED,
+    QUICK_CALLS,
     TERNARY,
     UNARY,
     UNORDERED,
@@ -111,7 +113,7 @@ class ExpressionPrinter:
         if type(op) in EXTREMA:
             return self._extremum(op)
         if type(op) in CALLS:
-            return self._call(CALLS[type(op)], op)
+            return self._call(QUICK_CALLS[type(op)] if _may_be_quick(op) else CALLS[type(op)], op)
         if type(op) in UNSIGNED_CALLS:
             return self._unsigned(op, f"{UNSIGNED_CALLS[type(op)]}({{}}, {{}})")
         rule = _EXPRESSIONS.get(type(op))
@@ -318,6 +320,13 @@ class ExpressionPrinter:
         number = self._spread("", extent, terms)
         parts = [self._term([atom], factor) for atom, factor in terms.items()]
         return " + ".join([*parts, *([str(number)] if number or not parts else [])]).replace("+ -", "- ")
+
+
+def _may_be_quick(op: Operation) -> bool:
+    """Whether an approximation may stand for the function, and there is one."""
+    flags = op.properties.get("fastmath")
+    approximate = isinstance(flags, arith.FastMathFlagsAttr) and FastMathFlag.APPROX_FUNC in flags.data
+    return approximate and type(op) in QUICK_CALLS
 
 
 def _is_constant(value: SSAValue) -> bool:

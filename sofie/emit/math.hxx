@@ -1,4 +1,4 @@
-// Elementary functions on float and on float vectors: exp, log, tanh, sigmoid, erf and sqrt.
+// Elementary functions on float and on float vectors: exp, log, tanh, quick_tanh, sigmoid, erf and sqrt.
 //
 // Pasted inside a model's namespace, so that a generated header needs neither libm's vector variants nor an intrinsics
 // header. A kernel calls the same name on a vector in the body of its loop and on a float in the tail; both must give
@@ -351,6 +351,25 @@ template <class V> SOFIE_MATH V tanh(V x)
    return with_sign_of(quotient(expm1, opaque(expm1 + 2.0f)), x);
 }
 
+// tanh x in two thirds of the time from argument to result, for one that waits for the other: x p(x^2) / q(x^2), a
+// minimax fit up to 9.02, where tanh is 1, with a relative error of 2.2e-8. All coefficients are positive, so that nothing
+// cancels; the result may be 1 + 2^-22.
+template <class V> SOFIE_MATH V quick_tanh(V x)
+{
+   SOFIE_STRICT_FLOAT
+   x = opaque(x);
+   x = select(x > splat<V>(9.02f), splat<V>(9.02f), x);
+   x = opaque(select(x < splat<V>(-9.02f), splat<V>(-9.02f), x));
+   const V square = opaque(x * x), fourth = opaque(square * square);
+   const V p_low = multiply_add(square, 0x1.1213c6p-3f, 1.0f);
+   const V p_high = multiply_add(square, 0x1.5a356ep-16f, 0x1.ca6ad8p-9f);
+   const V p = multiply_add(multiply_add(fourth, 0x1.cbdf62p-27f, opaque(p_high)), fourth, opaque(p_low));
+   const V q_low = multiply_add(square, 0x1.de5f30p-2f, 1.0f);
+   const V q_high = multiply_add(square, 0x1.58d2fep-12f, 0x1.a816b4p-6f);
+   const V q = multiply_add(multiply_add(fourth, 0x1.a23b04p-21f, opaque(q_high)), fourth, opaque(q_low));
+   return quotient(opaque(x * p), q);
+}
+
 // 1 / (1 + e^-x), from e^-|x| so that neither end overflows or cancels.
 template <class V> SOFIE_MATH V sigmoid(V x)
 {
@@ -392,12 +411,13 @@ template <class V> SOFIE_MATH V erf(V x)
 } // namespace math
 } // namespace detail
 
-#define SOFIE_FUNCTIONS(V)                                        \
-   SOFIE_MATH V exp(V x) { return detail::math::exp(x); }         \
-   SOFIE_MATH V log(V x) { return detail::math::log(x); }         \
-   SOFIE_MATH V tanh(V x) { return detail::math::tanh(x); }       \
-   SOFIE_MATH V sigmoid(V x) { return detail::math::sigmoid(x); } \
-   SOFIE_MATH V erf(V x) { return detail::math::erf(x); }         \
+#define SOFIE_FUNCTIONS(V)                                              \
+   SOFIE_MATH V exp(V x) { return detail::math::exp(x); }               \
+   SOFIE_MATH V log(V x) { return detail::math::log(x); }               \
+   SOFIE_MATH V tanh(V x) { return detail::math::tanh(x); }             \
+   SOFIE_MATH V quick_tanh(V x) { return detail::math::quick_tanh(x); } \
+   SOFIE_MATH V sigmoid(V x) { return detail::math::sigmoid(x); }       \
+   SOFIE_MATH V erf(V x) { return detail::math::erf(x); }               \
    SOFIE_MATH V sqrt(V x) { return detail::math::square_root(x); }
 
 SOFIE_FUNCTIONS(float)
@@ -415,6 +435,7 @@ SOFIE_FUNCTIONS(v16f32)
 SOFIE_MATH double exp(double x) { return __builtin_exp(x); }
 SOFIE_MATH double log(double x) { return __builtin_log(x); }
 SOFIE_MATH double tanh(double x) { return __builtin_tanh(x); }
+SOFIE_MATH double quick_tanh(double x) { return __builtin_tanh(x); }
 SOFIE_MATH double erf(double x) { return __builtin_erf(x); }
 SOFIE_MATH double sqrt(double x) { return __builtin_sqrt(x); }
 SOFIE_MATH double sigmoid(double x)

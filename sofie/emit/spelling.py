@@ -70,6 +70,8 @@ CALLS: dict[type[Operation], str] = {
     arith.MaxSIOp: "detail::maximum",
     arith.MinSIOp: "detail::minimum",
 }
+QUICK_CALLS: dict[type[Operation], str] = {math.TanhOp: "quick_tanh"}
+"""Of ops marked `fastmath<afn>`: functions that give up some ULP."""
 EXTREMA: dict[type[Operation], tuple[str, str]] = {
     arith.MaximumfOp: ("detail::maximum", "<"),
     arith.MinimumfOp: ("detail::minimum", ">"),

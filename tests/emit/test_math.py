@@ -20,7 +20,7 @@ SCALAR, SSE2, AVX2 = (1, ""), (4, ""), (8, "avx2,fma")
 WIDTHS = [SSE2, AVX2, (16, AVX512)]
 
 # In units of the last place of the result: just above the worst of every fifth of all floats.
-BOUNDS = {"exp": 1.0, "log": 0.95, "tanh": 2.45, "sigmoid": 2.4, "erf": 1.2, "sqrt": 0.5}
+BOUNDS = {"exp": 1.0, "log": 0.95, "tanh": 2.45, "quick_tanh": 6.05, "sigmoid": 2.4, "erf": 1.2, "sqrt": 0.5}
 
 KERNELS = """
 namespace model {
@@ -50,7 +50,8 @@ namespace another_model_in_the_same_program {
          *reinterpret_cast<Unaligned *>(y + i) = model::function(product);                                  \\
       }                                                                                                     \\
    }
-#define EACH(define) define(exp) define(log) define(tanh) define(sigmoid) define(erf) define(sqrt)
+#define EACH(define)                                                                                        \\
+   define(exp) define(log) define(tanh) define(quick_tanh) define(sigmoid) define(erf) define(sqrt)
 
 struct Kernel {
    const char *function;
@@ -97,8 +98,9 @@ SOFIE_TARGET double in_double(int function, double x)
    case 0: return model::exp(x);
    case 1: return model::log(x);
    case 2: return model::tanh(x);
-   case 3: return model::sigmoid(x);
-   case 4: return model::erf(x);
+   case 3: return model::quick_tanh(x);
+   case 4: return model::sigmoid(x);
+   case 5: return model::erf(x);
    default: return model::sqrt(x);
    }
 }
@@ -126,7 +128,8 @@ struct Function {
    double (*value)(double);
 };
 static const Function functions[] = {{"exp", std::exp}, {"log", std::log}, {"tanh", std::tanh},
-                                     {"sigmoid", sigmoid}, {"erf", std::erf}, {"sqrt", std::sqrt}};
+                                     {"quick_tanh", std::tanh}, {"sigmoid", sigmoid},
+                                     {"erf", std::erf}, {"sqrt", std::sqrt}};
 
 static std::uint32_t bits(float x)
 {
@@ -181,7 +184,7 @@ int main(int, char **arguments)
    for (float &one : scale)
       one = 1.0f;
 
-   for (int f = 0; f < 6; ++f) {
+   for (int f = 0; f < 7; ++f) {
       double worst = 0;
       float at = 0;
       long differing = 0;
@@ -202,7 +205,7 @@ int main(int, char **arguments)
          }
          kernels[f].run(x, scale, scalar, count);
          widths = 1;
-         for (const Kernel *k = kernels + 6; k->function; ++k) {
+         for (const Kernel *k = kernels + 7; k->function; ++k) {
             if (std::strcmp(k->function, functions[f].name) != 0)
                continue;
             ++widths;

@@ -256,13 +256,30 @@ def test_gathers_and_scatters_between_fused_ops() -> None:
 
 
 @pytest.mark.usefixtures("needs_compiler")
+@pytest.mark.parametrize("k", [1, 3, 6, 7])
+@pytest.mark.parametrize("kind", ["float32", "float64"])
 @pytest.mark.parametrize("largest", [0, 1])
-def test_top_k_orders_nan_and_ties(largest: int) -> None:
-    """Two elements claim the same place."""
-    row = Row(FLOATS, one("TopK", "x k", "y i", largest=largest), {"x": (7,)}, {"k": ints(7)}, outputs=("y", "i"))
-    model, _ = case(row, "float32")
-    x = np.array([1, np.nan, 2, 1, np.nan, -np.inf, 2], np.float32)
+def test_top_k_orders_nan_and_ties(largest: int, kind: str, k: int) -> None:
+    """Two elements claim the same place, whether all are sorted or a short list is kept."""
+    row = Row(FLOATS, one("TopK", "x k", "y i", largest=largest), {"x": (9,)}, {"k": ints(k)}, outputs=("y", "i"))
+    model, _ = case(row, kind)
+    x = np.array([1, np.nan, 2, 1, -np.nan, -np.inf, 2, -0.0, 0.0], kind)
     got = sofie.compile(model).run({"x": x})
-    order = [1, 4, 2, 6, 0, 3, 5] if largest else [5, 0, 3, 2, 6, 1, 4]
+    order = ([1, 4, 2, 6, 0, 3, 7, 8, 5] if largest else [5, 7, 8, 0, 3, 2, 6, 1, 4])[:k]
+    np.testing.assert_array_equal(got["i"], order)
+    np.testing.assert_array_equal(got["y"], x[order])
+
+
+@pytest.mark.usefixtures("needs_compiler")
+@pytest.mark.parametrize("largest", [0, 1])
+@pytest.mark.parametrize("kind", ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"])
+def test_top_k_of_integers_at_both_ends(kind: str, largest: int) -> None:
+    """A key that overflows, or is read with the wrong sign."""
+    row = Row([kind], one("TopK", "x k", "y i", largest=largest), {"x": (9,)}, {"k": ints(4)}, outputs=("y", "i"))
+    model, _ = case(row, kind)
+    ends = np.iinfo(kind)
+    x = np.array([5, ends.max, ends.min, 5, ends.max - 1, ends.min, ends.min + 1, ends.max, 6], kind)
+    got = sofie.compile(model).run({"x": x})
+    order = [1, 7, 4, 8] if largest else [2, 5, 6, 0]
     np.testing.assert_array_equal(got["i"], order)
     np.testing.assert_array_equal(got["y"], x[order])

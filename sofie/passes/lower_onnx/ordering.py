@@ -5,20 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from xdsl.dialects.builtin import i64
-from xdsl.ir import SSAValue
+from xdsl.dialects.builtin import f32, i32, i64
+from xdsl.ir import Attribute, SSAValue
 
 from sofie.dialects.onnx import OnnxOp
 from sofie.dialects.sofie import ExtentsOp, WeightOp
-from sofie.dialects.types import element_of, is_float, shape_of
+from sofie.dialects.types import bytes_of, element_of, is_float, shape_of
 from sofie.passes.lower_onnx import lowers
 from sofie.passes.lower_onnx.builder import Lowering
-from sofie.passes.lower_onnx.scalars import Scalars
+from sofie.passes.lower_onnx.scalars import Scalars, lowest
 from sofie.passes.lower_onnx.sequential import INDEX, Place, Walk, kernel, tell
-from sofie.sizes import most
+from sofie.sizes import Size, most
 
 Before = Callable[[SSAValue, SSAValue], SSAValue]
 """Whether what stands at one position comes before what stands at another, strictly."""
+
+At = Callable[[Place], Sequence[Place]]
+"""Where the element of a row at some position stands in a tensor."""
 
 
 def above(s: Scalars, a: SSAValue, b: SSAValue) -> SSAValue:
@@ -71,45 +74,123 @@ def sort(walk: Walk, count: int, order: SSAValue, spare: SSAValue, before: Befor
     return walk.for_(0, levels, [walk.index(1), order, spare], run)[1:]
 
 
+WORD = 1 << 32
+
+
+def _sort_key(walk: Walk, x: SSAValue, number: SSAValue, largest: bool) -> SSAValue:
+    """An int64 that is the larger, the earlier an element comes: its order in the high half, in the low one its number.
+
+    x has at most 32 bits. What is unsigned gives a key that is.
+    """
+    if is_float(x.type):
+        single = walk.cast(x, f32)
+        positive_zero = walk.add(single, walk.constant(0.0, f32))
+        bits = walk.bits(positive_zero, i32)
+        magnitude = walk.constant(0x7FFFFFFF, i32)
+        negative = walk.compare("lt", bits, walk.constant(0, i32))
+        ordered = walk.select(negative, walk.binary("xor", bits, magnitude), bits)
+        order = walk.cast(walk.select(walk.compare("ne", single, single), magnitude, ordered), i64)
+    else:
+        order = walk.cast(x, i64)
+    if not largest:
+        order = walk.sub(walk.constant(WORD - 1 if walk.unsigned else -1, i64), order)
+    later = walk.sub(walk.constant(WORD - 1, i64), walk.number(number, i64))
+    return walk.add(walk.mul(order, walk.constant(WORD, i64)), later)
+
+
+def shortlist(
+    walk: Walk, key: Callable[[SSAValue], SSAValue], count: int, length: int, at: At, numbers: SSAValue
+) -> SSAValue:
+    """Writes the numbers of the `length` elements with the largest keys (`_sort_key`) into `numbers`, in order.
+
+    `at` is the place of position k in it; returns it after it. It holds the keys found so far: one that belongs
+    there pushes each that is smaller on by one, without a branch; most of a long row do not.
+    """
+    none = walk.constant(lowest(i64, walk.unsigned), i64)
+    (numbers,) = walk.for_(0, length, [numbers], lambda k, c: [walk.store(none, c[0], *at(k))])
+    last, end = walk.index(length - 1), walk.index(count)
+    if isinstance(length, Size):  # an empty list takes no element
+        last = walk.max(last, walk.index(0))
+        end = walk.mul(walk.min(walk.index(length), walk.index(1)), end)
+
+    def offer(i: SSAValue, carried: Sequence[SSAValue]) -> Sequence[SSAValue]:
+        new = key(i)
+
+        def push(k: SSAValue, carried: Sequence[SSAValue]) -> Sequence[SSAValue]:
+            held = walk.load(carried[1], *at(k))
+            return [walk.min(held, carried[0]), walk.store(walk.max(held, carried[0]), carried[1], *at(k))]
+
+        enters = walk.compare("gt", new, walk.load(carried[0], *at(last)))
+        return walk.choose(enters, lambda: walk.for_(0, length, [new, carried[0]], push)[1:], carried)
+
+    (numbers,) = walk.for_(0, end, [numbers], offer)
+
+    def number(k: SSAValue, carried: Sequence[SSAValue]) -> Sequence[SSAValue]:
+        low = walk.binary("and", walk.load(carried[0], *at(k)), walk.constant(WORD - 1, i64))
+        return [walk.store(walk.sub(walk.constant(WORD - 1, i64), low), carried[0], *at(k))]
+
+    return walk.for_(0, length, [numbers], number)[0]
+
+
+def _is_short(length: int, count: int, element: Attribute) -> bool:
+    """Whether a list of `length` is no more work than sorting all, whatever their order is, and keys fit into int64."""
+    return 0 < most(length) <= 4 * most(count).bit_length() and most(count) < WORD // 2 and bytes_of(element) <= 4
+
+
 @lowers("TopK")
 def top_k(op: OnnxOp, build: Lowering) -> Sequence[SSAValue]:
     """The k largest or smallest elements of an axis in order, and their indices; ties by the lower one (TopK 24).
 
-    NaN is above all numbers.
+    NaN is above all numbers. A short list is kept in order while all elements pass, else all are sorted.
     """
     x = build.operand(0)
     shape, result = shape_of(x), build.result_shape()
     axis = build.axis("axis", len(shape))
     largest = op.integer("largest") == 1
-    others, count = [e for a, e in enumerate(shape) if a != axis], shape[axis]
+    others, count, length = [e for a, e in enumerate(shape) if a != axis], shape[axis], result[axis]
     walk = Walk(build)
     if not isinstance(build.operand(1).owner, WeightOp | ExtentsOp):
         wanted = walk.max(build.element(build.operand(1)), walk.index(0))
-        build.found(result[axis], walk.min(wanted, walk.index(count)))
+        build.found(length, walk.min(wanted, walk.index(count)))
+    short = _is_short(length, count, element_of(x))
 
-    def fn(walk: Walk, values: SSAValue, indices: SSAValue, order: SSAValue, spare: SSAValue) -> Sequence[SSAValue]:
+    def fn(walk: Walk, *rooms: SSAValue) -> Sequence[SSAValue]:
         def row(where: Sequence[SSAValue], carried: Sequence[SSAValue]) -> Sequence[SSAValue]:
-            values, indices, order, spare = carried
+            values, indices, *spares = carried
 
             def at(place: Place) -> list[Place]:
                 return [*where[:axis], place, *where[axis:]]
 
+            def element(place: SSAValue) -> SSAValue:
+                return walk.load(x, *at(place))
+
+            def key(i: SSAValue) -> SSAValue:
+                return _sort_key(walk, element(i), i, largest)
+
             def before(a: SSAValue, b: SSAValue) -> SSAValue:
-                one, two = walk.load(x, *at(a)), walk.load(x, *at(b))
+                one, two = element(a), element(b)
                 return above(walk, one, two) if largest else above(walk, two, one)
 
+            if short:
+                indices = shortlist(walk, key, count, length, at, indices)
+            else:
+                spares = sort(walk, count, spares[0], spares[1], before)
+                order = spares[0]
+                (indices,) = walk.for_(
+                    0, length, [indices], lambda k, c: [walk.store(walk.load(order, k), c[0], *at(k))]
+                )
+
             def pick(k: SSAValue, carried: Sequence[SSAValue]) -> Sequence[SSAValue]:
-                place = walk.load(order, k)
-                value = walk.load(x, *at(walk.number(place, INDEX)))
-                return [walk.store(value, carried[0], *at(k)), walk.store(place, carried[1], *at(k))]
+                place = walk.number(walk.load(carried[1], *at(k)), INDEX)
+                return [walk.store(element(place), carried[0], *at(k)), carried[1]]
 
-            order, spare = sort(walk, count, order, spare, before)
-            return [*walk.for_(0, result[axis], [values, indices], pick), order, spare]
+            return [*walk.for_(0, length, [values, indices], pick), *spares]
 
-        return walk.each(others, [values, indices, order, spare], row)
+        return walk.each(others, rooms, row)
 
     rooms = [build.empty(result, element_of(x)), build.empty(result, i64)]
-    return kernel(build, [*rooms, build.empty([count], i64), build.empty([count], i64)], fn)[:2]
+    rooms += [] if short else [build.empty([count], i64), build.empty([count], i64)]
+    return kernel(build, rooms, fn)[:2]
 
 
 @lowers("Unique")

@@ -2,6 +2,11 @@
 
 The loop carries the hidden state (and the cell of an LSTM), both updated in place, and the result Y, of which each
 step writes one slice. A step is one contraction of the state with all its weights and one elementwise op for all gates.
+The gates of a step lie side by side, (batch, gates hidden), and so one vector may hold parts of two.
+
+Each step waits for the one before, so tanh and sigmoid of float32 are those with the least latency: a tanh of `afn`,
+and 1/2 + tanh(x/2) / 2.
+
 Where sequences have lengths, a step beyond its sequence leaves the state alone and writes 0: the reverse direction
 walks from the end, so that it begins at the last element of each sequence.
 """
@@ -14,7 +19,7 @@ from functools import cached_property
 
 import numpy as np
 from xdsl.dialects import arith
-from xdsl.dialects.builtin import IntegerType
+from xdsl.dialects.builtin import IntegerType, f32
 from xdsl.ir import Attribute, SSAValue
 from xdsl.ir.affine import AffineExpr, AffineMap
 
@@ -33,12 +38,23 @@ def _plain(name: str) -> tuple[tuple[float, ...], Callable[..., Unary]]:
     return (), lambda: UNARY[name]
 
 
+def _tanh(s: Scalars, x: SSAValue) -> SSAValue:
+    return s.quick_tanh(x) if x.type == f32 else s.unary("tanh", x)
+
+
+def _sigmoid(s: Scalars, x: SSAValue) -> SSAValue:
+    if x.type != f32:
+        return s.sigmoid(x)
+    half = s.constant(0.5, x.type)
+    return s.add(s.mul(s.quick_tanh(s.mul(x, half)), half), half)
+
+
 def _affine(alpha: float, beta: float) -> Unary:
     return lambda s, x: s.add(s.mul(s.constant(alpha, x.type), x), s.constant(beta, x.type))
 
 
 def _scaled_tanh(alpha: float, beta: float) -> Unary:
-    return lambda s, x: s.mul(s.constant(alpha, x.type), s.unary("tanh", s.mul(s.constant(beta, x.type), x)))
+    return lambda s, x: s.mul(s.constant(alpha, x.type), _tanh(s, s.mul(s.constant(beta, x.type), x)))
 
 
 ACTIVATIONS: dict[str, tuple[tuple[float, ...], Callable[..., Unary]]] = {
@@ -48,10 +64,10 @@ ACTIVATIONS: dict[str, tuple[tuple[float, ...], Callable[..., Unary]]] = {
     "leakyrelu": ((0.01,), leaky),
     "relu": _plain("Relu"),
     "scaledtanh": ((1.0, 1.0), _scaled_tanh),
-    "sigmoid": _plain("Sigmoid"),
+    "sigmoid": ((), lambda: _sigmoid),
     "softplus": _plain("Softplus"),
     "softsign": _plain("Softsign"),
-    "tanh": _plain("Tanh"),
+    "tanh": ((), lambda: _tanh),
     "thresholdedrelu": ((1.0,), thresholded),
 }
 """By name in lower case: the default of alpha, and of beta where there is one, and the function made of them."""
@@ -159,37 +175,38 @@ class Layer:
         return parts[0] if len(parts) == 1 else self.build.concat(parts, axis)
 
     def projected(self, d: int, together: bool) -> SSAValue:
-        """X W + b for all steps: (time, batch, gates, hidden); the bias of R is added too where `together`."""
+        """X W + b for all steps: (time, batch, gates hidden); the bias of R is added too where `together`."""
         build, inputs = self.build, shape_of(self.x)[2]
-        shape = (self.steps, self.batch, self.gates, self.hidden)
-        w = self.part(1, d, (self.gates, self.hidden, inputs))
+        shape = (self.steps, self.batch, self.gates * self.hidden)
+        w = self.part(1, d, (self.gates * self.hidden, inputs))
         assert w is not None
         start = self.spread(self.bias(d, together), shape)
-        x = at(1, 0, 4, rank=5) if self.batch_first else at(0, 1, 4, rank=5)
-        return build.contract(self.x, w, start, [x, at(2, 3, 4, rank=5), at(0, 1, 2, 3, rank=5)], [4])
+        x = at(1, 0, 3, rank=4) if self.batch_first else at(0, 1, 3, rank=4)
+        return build.contract(self.x, w, start, [x, at(2, 3, rank=4), at(0, 1, 2, rank=4)], [3])
 
     def bias(self, d: int, together: bool, recurrent: bool = False) -> SSAValue | None:
-        """The bias (gates, hidden) of W, of R, or the sum of both."""
-        build, both = self.build, self.part(3, d, (2, self.gates, self.hidden))
+        """The bias (gates hidden) of W, of R, or the sum of both."""
+        build, outputs = self.build, self.gates * self.hidden
+        both = self.part(3, d, (2, outputs))
         if both is None:
             return None
         array = build.known(both)
         if array is not None:
             return build.weight("B", array[0] + array[1] if together else array[int(recurrent)])
-        maps = [at(None, 0, 1, rank=2, fixed=k) for k in ((0, 1) if together else (int(recurrent),))]
-        empty = build.empty((self.gates, self.hidden), self.element)
+        maps = [at(None, 0, rank=1, fixed=k) for k in ((0, 1) if together else (int(recurrent),))]
+        empty = build.empty((outputs,), self.element)
 
         def fn(s: Scalars, args: Sequence[SSAValue]) -> list[SSAValue]:
             return [s.add(args[0], args[1]) if together else args[0]]
 
-        return build.generic([both] * len(maps), [empty], [*maps, at(0, 1, rank=2)], fn)[0]
+        return build.generic([both] * len(maps), [empty], [*maps, at(0, rank=1)], fn)[0]
 
     def spread(self, bias: SSAValue | None, shape: Sequence[int]) -> SSAValue:
-        """The bias (gates, hidden) under every step and sequence; zeros where there is none."""
+        """The bias (gates hidden) under every step and sequence; zeros where there is none."""
         build, rank = self.build, len(shape)
         if bias is None:
             return build.fill(0, shape, self.element)
-        maps = [at(rank - 2, rank - 1, rank=rank), at(*range(rank), rank=rank)]
+        maps = [at(rank - 1, rank=rank), at(*range(rank), rank=rank)]
         return build.generic([bias], [build.empty(shape, self.element)], maps, lambda _, args: [args[0]])[0]
 
 
@@ -204,17 +221,19 @@ class Direction:
     """The time, of type `index`."""
 
     def start(self, first: int, count: int) -> SSAValue:
-        """The projections of `count` gates from `first` on at this step: (batch, count, hidden), to be summed into."""
+        """The projections of `count` gates from `first` on at this step: (batch, count hidden), to be summed into."""
         layer, build = self.layer, self.layer.build
-        shape = (layer.batch, count, layer.hidden)
-        part = build.slice(self.projected, [self.step, 0, first, 0], [1, *shape])
-        maps = [at(None, 0, 1, 2, rank=3), at(0, 1, 2, rank=3)]
+        shape = (layer.batch, count * layer.hidden)
+        part = build.slice(self.projected, [self.step, 0, first * layer.hidden], [1, *shape])
+        maps = [at(None, 0, 1, rank=2), at(0, 1, rank=2)]
         return build.generic([part], [build.empty(shape, layer.element)], maps, lambda _, args: [args[0]])[0]
 
     def times(self, state: SSAValue, weights: SSAValue, start: SSAValue) -> SSAValue:
-        """start + state R for the gates (g, hidden, hidden) of `weights`: (batch, g, hidden)."""
-        maps = [at(0, 3, rank=4), at(1, 2, 3, rank=4), at(0, 1, 2, rank=4)]
-        return self.layer.build.contract(state, weights, start, maps, [3])
+        """start + state R for the gates of `weights`, (g hidden, hidden), as (batch, g, hidden)."""
+        maps = [at(0, 2, rank=3), at(1, 2, rank=3), at(0, 1, rank=3)]
+        layer, build = self.layer, self.layer.build
+        total = build.contract(state, weights, start, maps, [2])
+        return build.reshape(total, (layer.batch, shape_of(weights)[0] // layer.hidden, layer.hidden))
 
     def finish(
         self,
@@ -309,7 +328,7 @@ def rnn(op: OnnxOp, build: Lowering) -> list[SSAValue]:
     layer = Layer(op, build, 1, activations(op, ["Tanh"], shape_of(build.operand(2))[0]))
 
     def step_of(d: int) -> Step:
-        r, (f,) = layer.part(2, d, (1, layer.hidden, layer.hidden)), layer.functions[d]
+        r, (f,) = layer.part(2, d, (layer.hidden, layer.hidden)), layer.functions[d]
         assert r is not None
 
         def step(now: Direction, carried: Sequence[SSAValue]) -> list[SSAValue]:
@@ -335,15 +354,16 @@ def _mix(s: Scalars, z: SSAValue, new: SSAValue, old: SSAValue) -> SSAValue:
 
 def _linear_gru(layer: Layer, d: int) -> Step:
     build, (f, g) = layer.build, layer.functions[d]
-    r = layer.part(2, d, (3, layer.hidden, layer.hidden))
+    r = layer.part(2, d, (3 * layer.hidden, layer.hidden))
     bias = layer.bias(d, together=False, recurrent=True)
     assert r is not None
 
     def step(now: Direction, carried: Sequence[SSAValue]) -> list[SSAValue]:
-        shape = (layer.batch, 3, layer.hidden)
+        shape = (layer.batch, 3 * layer.hidden)
         total = now.times(carried[0], r, layer.spread(bias, shape))
-        x = build.slice(now.projected, [now.step, 0, 0, 0], [1, *shape])
-        reads = [(x, dims_map(2, [None, 0, AffineExpr.constant(gate), 1])) for gate in range(3)]
+        part = build.slice(now.projected, [now.step, 0, 0], [1, *shape])
+        x = build.reshape(part, (layer.batch, 3, layer.hidden))
+        reads = [_gate(x, gate) for gate in range(3)]
 
         def fn(s: Scalars, v: Sequence[SSAValue], states: Sequence[SSAValue]) -> list[SSAValue]:
             z, reset = (f(s, layer.clamp(s, s.add(v[k], v[3 + k]))) for k in (0, 1))
@@ -357,13 +377,13 @@ def _linear_gru(layer: Layer, d: int) -> Step:
 
 def _gru(layer: Layer, d: int) -> Step:
     build, hidden, (f, g) = layer.build, layer.hidden, layer.functions[d]
-    weights = layer.part(2, d, (3, hidden, hidden))
+    weights = layer.part(2, d, (3 * hidden, hidden))
     assert weights is not None
     array = build.known(weights)
     if array is not None:
-        parts = [build.weight("R", np.ascontiguousarray(a)) for a in (array[:2], array[2:])]
+        parts = [build.weight("R", np.ascontiguousarray(a)) for a in (array[: 2 * hidden], array[2 * hidden :])]
     else:
-        parts = [build.slice(weights, [k, 0, 0], [n, hidden, hidden]) for k, n in ((0, 2), (2, 1))]
+        parts = [build.slice(weights, [k * hidden, 0], [n * hidden, hidden]) for k, n in ((0, 2), (2, 1))]
 
     def step(now: Direction, carried: Sequence[SSAValue]) -> list[SSAValue]:
         total = now.times(carried[0], parts[0], now.start(0, 2))
@@ -394,7 +414,7 @@ def lstm(op: OnnxOp, build: Lowering) -> list[SSAValue]:
 
 def _lstm(layer: Layer, d: int) -> Step:
     (f, g, h), coupled = layer.functions[d], layer.op.integer("input_forget") != 0
-    r, peepholes = layer.part(2, d, (4, layer.hidden, layer.hidden)), layer.part(7, d, (3, layer.hidden))
+    r, peepholes = layer.part(2, d, (4 * layer.hidden, layer.hidden)), layer.part(7, d, (3, layer.hidden))
     assert r is not None
 
     def step(now: Direction, carried: Sequence[SSAValue]) -> list[SSAValue]:

@@ -9,6 +9,7 @@ from typing import cast
 from xdsl.dialects import arith, math, scf
 from xdsl.dialects.builtin import AnyFloat, FloatAttr, IndexType, IntegerAttr, IntegerType, i1, i64
 from xdsl.dialects.linalg import ops as linalg
+from xdsl.dialects.utils import FastMathFlag
 from xdsl.ir import Attribute, Block, Operation, SSAValue
 
 from sofie.dialects.types import bytes_of, is_float
@@ -225,6 +226,10 @@ class Scalars:
     def bits(self, x: SSAValue, kind: Attribute) -> SSAValue:
         """The bits of x read as another type of the same width."""
         return x if x.type == kind else self.insert(arith.BitcastOp(x, kind))
+
+    def quick_tanh(self, x: SSAValue) -> SSAValue:
+        """tanh that may give up some ULP for latency."""
+        return self.insert(math.TanhOp(x, arith.FastMathFlagsAttr([FastMathFlag.APPROX_FUNC])))
 
     def sigmoid(self, x: SSAValue) -> SSAValue:
         """1 / (1 + exp(-x)): exact at both ends, since exp overflows to infinity and 1 / inf is 0."""

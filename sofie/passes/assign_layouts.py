@@ -34,6 +34,7 @@ from sofie.dialects.types import element_of, shape_of
 from sofie.dialects.types import tensor as tensor_type
 from sofie.reshapes import Step, reshape_op
 from sofie.rewrite import erase, users
+from sofie.site import Site
 
 Order = tuple[int, ...]
 """The axis of the value at each place, outermost first."""
@@ -181,9 +182,9 @@ class _Layouts:
         owner = value.owner
         if isinstance(owner, WeightOp):
             array = np.ascontiguousarray(owner.blob.value.transpose(order))
-            return _before(owner, WeightOp.of(owner.weight_name.data, array, element_of(value)))
+            return _at(owner).insert(WeightOp.of(owner.weight_name.data, array, element_of(value)))
         if isinstance(owner, tensor.EmptyOp):
-            return _empty(_permuted(shape_of(value), order), element_of(value), _behind(value))
+            return _behind(value).empty(_permuted(shape_of(value), order), element_of(value))
         if value in self._forms[value].values():  # nothing took its place
             if isinstance(owner, GenericOp) and _is_cheap(owner):
                 loops = [d for a in order for d in structured.output_maps(owner)[0].results[a].used_dims()]
@@ -202,14 +203,14 @@ class _Layouts:
         new = tensor.InsertSliceOp.build(
             operands=[source, dest, *operands], result_types=[dest.type], properties=properties
         )
-        return _before(op, new)
+        return _at(op).insert(new)
 
     def _extract(self, op: tensor.ExtractSliceOp, order: Order) -> SSAValue:
         source = self.form(op.source, order)
         properties, operands = _slice_lists(op, order)
         kind = tensor_type(element_of(op.result), _permuted(shape_of(op.result), order))
         new = tensor.ExtractSliceOp.build(operands=[source, *operands], result_types=[kind], properties=properties)
-        return _before(op, new)
+        return _at(op).insert(new)
 
     def _reshape(self, op: Reshape) -> bool:
         """Whether the reshape could follow its operand: it splits axes, or merges such as are still neighbours."""
@@ -235,7 +236,7 @@ class _Layouts:
             start += len(group)
         step: Step = (kind, _permuted(shape, result), numbered)
         new = reshape_op(self.form(op.src, order), step, op)
-        value = _before(op, new)
+        value = _at(op).insert(new)
         if _canonical(result, shape) != result:
             return False
         self._replace(op.result, result, value)
@@ -338,7 +339,7 @@ def _reordered(op: GenericOp, choice: Choice, operands: Sequence[SSAValue]) -> G
         kinds,
         [v.type for v in operands[count:]],
     )
-    _before(op, new)
+    _at(op).add(new)
     return new
 
 
@@ -363,28 +364,20 @@ def _slice_lists(
 
 def _copy(source: SSAValue, axes: Sequence[int]) -> SSAValue:
     """A copy whose axes are the given ones of `source`."""
-    rank, anchor = len(axes), _behind(source)
-    empty = _empty([shape_of(source)[a] for a in axes], element_of(source), anchor)
+    site, rank = _behind(source), len(axes)
+    empty = site.empty([shape_of(source)[a] for a in axes], element_of(source))
     maps = [structured.dims_map(rank, [axes.index(a) for a in range(rank)]), structured.identity(rank)]
-    copy = structured.generic([source], [empty], maps, lambda _, args: [args[0]])
-    return _before(anchor, copy)
+    return site.generic([source], [empty], maps, lambda _, args: [args[0]])[0]
 
 
-def _empty(shape: Sequence[int], element: Attribute, anchor: Operation) -> SSAValue:
-    return _before(anchor, tensor.EmptyOp(extents.values(shape, anchor), tensor_type(element, shape)))
-
-
-def _behind(value: SSAValue) -> Operation:
-    """The op before which everything that is made of `value` goes: the one behind it."""
+def _behind(value: SSAValue) -> Site:
+    """Where what is made of a value goes: right behind it."""
     owner = value.owner
     anchor = owner.first_op if isinstance(owner, Block) else owner.next_op
     assert anchor is not None
-    return anchor
+    return Site(anchor.location if isinstance(owner, Block) else owner.location, anchor)
 
 
-def _before(anchor: Operation, op: Operation) -> SSAValue:
-    block = anchor.parent_block()
-    assert block is not None
-    block.insert_op_before(op, anchor)
-    op.location = anchor.location
-    return op.results[0]
+def _at(op: Operation) -> Site:
+    """Where what takes an op's place goes: before it."""
+    return Site(op.location, op)

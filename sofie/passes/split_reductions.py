@@ -96,7 +96,7 @@ def _row(op: GenericOp) -> Row | None:
     join = result.owner
     if not isinstance(join, Operation) or type(join) not in NEUTRAL or carried not in join.operands:
         return None
-    if not sizes.is_static([length]):
+    if not sizes.is_static([length]) or 0 in structured.extents(op):
         return None
     if len(list(carried.uses)) != 1 or structured.dims_of(maps[-1]) is None:
         return None

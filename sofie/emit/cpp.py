@@ -178,14 +178,15 @@ class Program:
 
         With `profile` it takes each kernel's time, and needs <chrono> and <vector>.
         """
-        parts = [source("exact.hxx")] if self.variants[0].reproducible else []
-        parts += [source("prelude.hxx"), "namespace shared = detail;"]
+        exact = self.variants[0].reproducible
+        parts = [source("exact.hxx" if exact else "unfused.hxx"), source("prelude.hxx"), "namespace shared = detail;"]
         parts += [PROFILE] if profile else []
         for k, variant in enumerate(self.variants):
             text = variant.text(self, profile)
             # other machines run the first variant, of 4 lanes, without its attribute
             parts.append(text if k == 0 else f"#if defined(__x86_64__)\n\n{text}\n\n#endif")
-        parts += [f"#undef {name}" for name in ("SOFIE_EXACT", "SOFIE_EXACT_TARGET") if self.variants[0].reproducible]
+        undefined = ("SOFIE_EXACT", "SOFIE_EXACT_TARGET") if exact else ("SOFIE_UNFUSED",)
+        parts.append("\n".join(f"#undef {name}" for name in undefined))
         return "\n\n".join(parts)
 
     def header(self, embed: bool = False, profile: bool = False) -> str:

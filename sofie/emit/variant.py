@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from sofie.emit.cpp import Program
 
 _MATH = ("exp", "log", "sqrt", "tanh", "erf")
+_FUSES = ("multiply_add(", *(f"{name}(" for name in _MATH))
 _VECTORS = tuple(f"v{lanes}{letter}" for lanes in (2, 4, 8, 16) for letter in "fi")
 
 
@@ -119,12 +120,15 @@ class Variant:
         return kernels_of(self.module, self.reproducible)
 
     def homes(self, earlier: Sequence[Variant]) -> dict[str, str]:
-        """The namespaces of the kernels that need not be printed again: equal, and either scalar or as rich in FMA."""
+        """The namespaces of the kernels that need not be printed again: equal, and rounding alike.
+
+        Scalar ones without a multiply-add round alike on every CPU, all others on those that are as rich in FMA.
+        """
         found: dict[str, str] = {}
         for name, text in self.kernels.items():
-            scalar = not any(vector in text for vector in _VECTORS)
+            plain = not any(word in text for word in (*_VECTORS, *_FUSES))
             for variant in earlier:
-                if variant.kernels[name] == text and (scalar or variant.cpu.fma == self.cpu.fma):
+                if variant.kernels[name] == text and (plain or variant.cpu.fma == self.cpu.fma):
                     found[name] = variant.cpu.namespace
                     break
         return found
@@ -136,6 +140,7 @@ class Variant:
         own = [text for name, text in self.kernels.items() if name not in homes]
         kernels = "\n\n".join(own)
         parts = [source("lanes.hxx", told)]
+        parts += [] if self.reproducible else [source("fma.hxx", told)]
         parts += [vector_types(kernels)] if self.cpu.lanes > 1 else []
         parts += [source("math.hxx", told)] if any(f"{name}(" in kernels for name in _MATH) else []
         parts += [f"namespace kernels {{\n\n{kernels}\n\n}} // namespace kernels"] if kernels else []
@@ -147,6 +152,7 @@ class Variant:
             [
                 *self._target(portable=len(program.variants) > 1),
                 f"#define SOFIE_LANES {self.cpu.lanes}",
+                *self._fma(),
                 "",
                 f"namespace {name} {{",
                 "",
@@ -156,13 +162,22 @@ class Variant:
                 "",
                 "#undef SOFIE_TARGET",
                 "#undef SOFIE_LANES",
+                *(["#undef SOFIE_FMA"] if self._fma() else []),
                 "#undef SOFIE_INLINE",
             ]
         )
 
+    def _fma(self) -> list[str]:
+        """Says whether multiply-adds are one instruction: where the attribute brings it, or the flags do."""
+        if self.reproducible:
+            return []
+        if self.cpu.fma:
+            return ["#define SOFIE_FMA"]
+        return [] if self.cpu.level else ["#if defined(__FMA__) || defined(__aarch64__)", "#define SOFIE_FMA", "#endif"]
+
     def _target(self, portable: bool) -> list[str]:
         """The attribute of all functions; a `portable` variant of 4 lanes does without it on other machines."""
-        bare = "#define SOFIE_TARGET" + " SOFIE_EXACT_TARGET" * self.reproducible
+        bare = f"#define SOFIE_TARGET {'SOFIE_EXACT_TARGET' if self.reproducible else 'SOFIE_UNFUSED'}"
         define = f"{bare} {self.cpu.attribute}".rstrip()
         if not self.cpu.level or (portable and self.cpu.lanes > 4):
             return [define]

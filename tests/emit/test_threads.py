@@ -16,8 +16,10 @@ from sofie import interpreter, pipeline
 from sofie.compiler import Options, generate, lower
 from sofie.errors import SofieError
 from sofie.frontends.onnx import load
+from sofie.target import native
 from tests import models
 from tests.emit.programs import FILES, STRICT, assert_outputs, compile_and_run, session_code
+from tests.emit.test_targets import attention
 
 PASSES = "fuse,lower{min-flops=2000}"
 """Kernels of a few thousand operations are large enough."""
@@ -53,17 +55,26 @@ def test_parts_are_independent_and_make_up_the_whole() -> None:
         np.testing.assert_array_equal(result, results[0])
 
 
+THREADED = {"layers": layers, "convnet": models.convnet, "mlp": lambda: models.mlp(60), "attention": attention}
+
+
 @pytest.mark.usefixtures("needs_compiler")
-@pytest.mark.parametrize("threads", [2, 5])
-def test_the_bits_do_not_depend_on_the_number_of_threads(threads: int) -> None:
-    """A sum that is split, or two threads that write to one place."""
-    model = layers()
+@pytest.mark.parametrize("cpu", ["native", "x86-64-v2", "portable"])
+@pytest.mark.parametrize("name", THREADED)
+def test_the_bits_do_not_depend_on_the_number_of_threads(name: str, cpu: str) -> None:
+    """A sum that is split, two threads that write to one place, a product that one loop fuses and another does not."""
+    if cpu.startswith("x86") and native().level == 0:
+        pytest.skip("this machine is no x86-64")
+    model = THREADED[name]()
     feeds = models.feeds(model)
-    alone = sofie.compile(model, passes=PASSES, reproducible=True)
-    several = sofie.compile(model, passes=PASSES, reproducible=True, threads=threads)
-    assert several.program.threaded and not alone.program.threaded
-    for _ in range(50):
-        np.testing.assert_array_equal(several.run(feeds)["y"], alone.run(feeds)["y"])
+    alone = sofie.compile(model, passes=PASSES, cpu=cpu).run(feeds)
+    for threads in (2, 3):
+        several = sofie.compile(model, passes=PASSES, cpu=cpu, threads=threads)
+        assert several.program.threaded
+        for _ in range(20):
+            results = several.run(feeds)
+            for output, want in alone.items():
+                np.testing.assert_array_equal(results[output], want, output)
 
 
 @pytest.mark.usefixtures("needs_compiler")

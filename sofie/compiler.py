@@ -272,7 +272,7 @@ def _compiled(source: Source, options: Options, name: str, progress: Progress | 
     program = lower(source, name, options, progress)
     if progress is not None:
         progress("compile the C++")
-    return jit.compile_program(program, jit.flags_for(options.blas, program.threaded))
+    return jit.compile_program(program, jit.flags_for(options.blas, program.threads > 1))
 
 
 @dataclass(frozen=True)

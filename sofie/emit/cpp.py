@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 from xdsl.dialects import func, memref
-from xdsl.dialects.builtin import DictionaryAttr, ModuleOp, StringAttr
+from xdsl.dialects.builtin import DictionaryAttr, IntegerAttr, ModuleOp, StringAttr
 
 from sofie import weight_file
 from sofie.dialects.sofie import WeightOp
@@ -146,10 +146,16 @@ class Program:
         """Whether the program must be linked with a CBLAS."""
         return any("cblas_" in kernel for kernel in self.kernels)
 
+    @cached_property
+    def threads(self) -> int:
+        """How many threads run the large kernels; 1 where there are none."""
+        loops = [op.attributes.get(THREADS) for op in self.infer.walk()]
+        return max([loop.value.data for loop in loops if isinstance(loop, IntegerAttr)], default=1)
+
     @property
-    def threaded(self) -> bool:
-        """Whether any kernel is run by several threads: the program should be compiled with OpenMP."""
-        return any(THREADS in op.attributes for variant in self.variants for op in variant.infer.walk())
+    def thread_headers(self) -> list[str]:
+        """The standard headers that its threads need, where it has any."""
+        return ["atomic", "condition_variable", "mutex", "thread"] if self.threads > 1 else []
 
     @property
     def kernel_calls(self) -> int:
@@ -176,10 +182,11 @@ class Program:
     def core(self, profile: bool = False) -> str:
         """Prelude, kernels and entries: all that runs, without STL headers and without a namespace.
 
-        With `profile` it takes each kernel's time, and needs <chrono> and <vector>.
+        With `profile` it takes each kernel's time, and needs <chrono> and <vector>; with threads, `thread_headers`.
         """
         exact = self.variants[0].reproducible
         parts = [source("exact.hxx" if exact else "unfused.hxx"), source("prelude.hxx"), "namespace shared = detail;"]
+        parts += [source("threads.hxx")] if self.threads > 1 else []
         parts += [PROFILE] if profile else []
         for k, variant in enumerate(self.variants):
             text = variant.text(self, profile)
@@ -196,6 +203,7 @@ class Program:
         """
         guard = f"SOFIE_{self.name}_HXX"
         includes = [*(["array"] if self.late else []), *(["chrono", "cstdio"] if profile else [])]
+        includes += self.thread_headers
         includes += ["cstddef", "cstdint", "cstring", "memory", "new", "stdexcept", "string", "tuple", "vector"]
         lines = [
             f"// {comment(self.name)}: {len(self.inputs)} input(s), {len(self.outputs)} output(s), "

@@ -24,7 +24,6 @@ from sofie.emit.spelling import ATOM, Expression, comment, listed, scalar_type
 from sofie.emit.vectors import vector_types
 from sofie.errors import SofieError
 from sofie.extents import symbols_by_argument
-from sofie.loops import THREADS
 from sofie.random_state import state_of
 from sofie.rewrite import blame, node_names
 from sofie.target import Cpu
@@ -78,14 +77,16 @@ class EntryPrinter(KernelPrinter):
             super().statement(op)
 
     def _by_threads(self, op: scf.ParallelOp) -> None:
-        """A parallel loop over the parts of a kernel; without OpenMP they run one after the other."""
-        threads = op.attributes[THREADS]
-        assert isinstance(threads, IntegerAttr)
-        self.lines.append("#if defined(_OPENMP)")
-        self.lines.append(f"#pragma omp parallel for num_threads({threads.value.data}) schedule(dynamic)")
-        self.lines.append("#endif")
+        """A parallel loop over the parts of a kernel."""
+        (part,) = op.body.block.args
+        name = self.names(part.name_hint or "part")
+        self.spelled[part] = Expression(name, ATOM)
         laps, self.laps = self.laps, None  # one clock for all the threads
-        super().statement(op)
+        self.line(f"threads.run({self.text(op.upperBound[0])}, [&](index {name}) {{")
+        self.depth += 1
+        self.block(op.body.block)
+        self.depth -= 1
+        self.line("});")
         self.laps = laps
         self._lap()
 
@@ -192,6 +193,8 @@ class Variant:
         if profile:
             parameters.append(f"shared::Profile &{printer.names('profile')}")
             printer.line("profile.start();")
+        if program.threads > 1:
+            parameters.append(f"shared::Threads &{printer.names('threads')}")
         unused = {"weights", "arena"}
         ports = iter([*program.inputs, *program.outputs])
         given, state = symbols_by_argument(self.infer), state_of(self.infer)

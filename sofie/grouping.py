@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from xdsl.dialects import tensor
 from xdsl.dialects.linalg.ops import GenericOp
 from xdsl.ir import Block, SSAValue
+from xdsl.ir.affine import AffineMap
 
 from sofie import structured
 from sofie.dialects.sofie import FusedOp, YieldOp
@@ -62,11 +63,8 @@ def shared_loops(members: Sequence[GenericOp]) -> list[SharedLoop]:
     for m, member in enumerate(members):
         values = [*member.inputs, *member.outputs]
         for k, (value, map) in enumerate(zip(values, structured.maps_of(member), strict=True)):
-            entry = (m, structured.dims_of(map), shape_of(value), k >= len(member.inputs))
+            entry = (m, _walks(map), shape_of(value), k >= len(member.inputs))
             accesses.setdefault(storage(value), []).append(entry)
-            if entry[1] is None:
-                for d in {d for expr in map.results for d in expr.used_dims()}:
-                    find((m, d))
     for entries in accesses.values():
         if len({m for m, *_ in entries}) < 2 or not any(writes for *_, writes in entries):
             continue
@@ -91,8 +89,18 @@ def shared_loops(members: Sequence[GenericOp]) -> list[SharedLoop]:
     return sorted(shared, key=lambda s: s.loops[anchor])
 
 
-Access = tuple[int, list[int | None] | None, tuple[int, ...], bool]
+Access = tuple[int, list[int | None], tuple[int, ...], bool]
 """(member, loop behind each axis, shape of the value, whether it writes)."""
+
+OTHERWISE = -1
+"""An axis that is walked by anything but one loop of its own."""
+
+
+def _walks(map: AffineMap) -> list[int | None]:
+    """The loop behind each axis of a map, None for the constant 0."""
+    axes = [structured.dims_of(AffineMap(map.num_dims, 0, (expr,))) for expr in map.results]
+    found = [OTHERWISE if dims is None else dims[0] for dims in axes]
+    return [OTHERWISE if dim is not None and found.count(dim) > 1 else dim for dim in found]
 
 
 def _connect(entries: list[Access], parent: dict[Loop, Loop], broken: set[Loop], find: Callable[[Loop], Loop]) -> None:
@@ -102,10 +110,10 @@ def _connect(entries: list[Access], parent: dict[Loop, Loop], broken: set[Loop],
         loops: list[Loop] = []
         clean = True
         for m, dims, shape, _ in entries:
-            dim = dims[axis] if dims is not None and len(dims) == rank else None
-            if dim is not None:
+            dim = dims[axis] if len(dims) == rank else OTHERWISE
+            if dim is not None and dim != OTHERWISE:
                 loops.append((m, dim))
-            elif dims is None or shape[axis] != 1:
+            elif dim == OTHERWISE or shape[axis] != 1:
                 clean = False
         for loop in loops[1:]:
             parent[find(loop)] = find(loops[0])

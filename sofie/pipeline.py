@@ -42,6 +42,7 @@ FUSE = (
     Step("fold-reshape", "keepdims leaves reshapes that would keep ops apart"),
     Step("assign-layouts", "while each reader is an op of its own, and before anything is grouped by its loops"),
     Step("fuse-elementwise", "chains become one op, so that the next two passes see one epilogue, not five"),
+    Step("split-reductions", "what is computed of each element of a row is in the reduction's body by now"),
     Step("winograd", "one elementwise op follows each convolution by now; its parts are grouped below"),
     Step("fuse-reduction", "rows: reductions and elementwise ops over the same rows share their outer loops"),
     Step("fuse-epilogue", "bias, activation and residual join the contraction that feeds them", level="tensor"),
@@ -49,6 +50,7 @@ FUSE = (
 LOWER = (
     Step("decompose", "nothing to do after `fuse`; lets `lower` stand alone", optional=False),
     Step("lower-onnx", "the same", optional=False, level="tensor"),
+    Step("fill-borders", "before destinations: what is padded gets a buffer whose inside is written once"),
     Step("pack-weights", "constants of contractions are laid out for the loop that will run over lanes"),
     Step(
         "assign-destinations", "decides where each result lives, while values still say who reads them", optional=False
@@ -56,6 +58,7 @@ LOWER = (
     Step("bufferize", "mechanical: tensors become buffers", optional=False),
     Step("lower-to-blas", "contractions a library does better, if asked; what stood in registers gets buffers"),
     Step("plan-memory", "all buffers share one arena", optional=False, level="buffer"),
+    Step("collapse-loops", "on buffers, whose strides say which loops walk as one"),
     Step("lower-loops", "each group becomes one nest", optional=False),
     Step(
         "outline-kernels", "one function a kernel; equal kernels are shared, so the rest sees each once", optional=False
@@ -96,7 +99,17 @@ def parse(spec: str, without: Iterable[str] = (), options: dict[str, ArgSpec] | 
             stages += _group(item, left_out, options or {})
         else:
             stages.append(Stage(_instantiate(item), None))
-    return stages
+    return _claims_once(stages)
+
+
+def _claims_once(stages: Sequence[Stage]) -> list[Stage]:
+    """A level that an earlier stage completes is not completed again by one that then has nothing to do."""
+    claimed: set[str | None] = {None}
+    found = []
+    for stage in stages:
+        found.append(Stage(stage.instance, None if stage.level in claimed else stage.level))
+        claimed.add(stage.level)
+    return found
 
 
 def optional_passes() -> list[str]:

@@ -196,6 +196,8 @@ def _box(insert: tensor.InsertSliceOp) -> Box:
 
 def _known_before(values: Sequence[SSAValue], anchor: Operation) -> bool:
     """Whether all values are there when `anchor` runs, or can be computed again."""
+    if not values:
+        return True
     block = anchor.parent_block()
     assert block is not None
     order = positions(block.ops)
@@ -222,8 +224,7 @@ def _hoist(base: SSAValue, anchor: Operation) -> bool:
     assert isinstance(op, Operation) and block is not None
     if op.parent_block() is not block:
         return False
-    order = positions(block.ops)
-    if order[op] < order[anchor]:
+    if op.is_before_in_block(anchor):
         return True
     if not all(_hoist(operand, anchor) for operand in op.operands):
         return False

@@ -4,8 +4,9 @@
     ->
     %y = sofie.fused { max; exp; sum; div }         one loop over rows, one row of %e in memory
 
-Starts at a reduction of one operand and takes in readers as long as all its own parallel loops stay shared and the
-values inside need at most `max_tile_bytes` per iteration. Contractions are left to fuse-epilogue.
+Starts at a reduction of one operand and takes in readers as long as all its own parallel loops stay shared (but for a
+loop over partial results, which split-reductions makes) and the values inside need at most `max_tile_bytes` an
+iteration. Contractions are left to fuse-epilogue.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from typing import ClassVar
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.dialects.linalg.ops import GenericOp
+from xdsl.ir.affine import AffineExpr
 from xdsl.passes import ModulePass
 
 from sofie import structured
 from sofie.dialects.sofie import FusedOp
 from sofie.grouping import fuse, next_reader, shared_loops, tile_bytes, with_start
+from sofie.sizes import is_static
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,11 @@ class FuseReduction(ModulePass):
     name: ClassVar[str] = "fuse-reduction"
 
     max_tile_bytes: int = 16384
-    max_members: int = 16
+    max_members: int = 32
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         for seed in [o for o in op.walk() if isinstance(o, GenericOp)]:
-            if isinstance(seed.parent_op(), FusedOp) or not structured.reductions(seed) or len(seed.inputs) != 1:
+            if isinstance(seed.parent_op(), FusedOp) or not structured.reductions(seed) or _reads(seed) != 1:
                 continue
             members = self._grow(seed)
             if len(members) > len(with_start(seed)):
@@ -42,15 +45,28 @@ class FuseReduction(ModulePass):
 
     def _grow(self, seed: GenericOp) -> list[GenericOp]:
         members = with_start(seed)
-        own = len(seed.iterator_types) - len(structured.reductions(seed))
+        rows = len(seed.iterator_types) - len(structured.reductions(seed)) - _partial_loops(seed)
         while len(members) < self.max_members:
             reader = next_reader(members)
             if reader is None or isinstance(reader.parent_op(), FusedOp):
                 break
-            if structured.reductions(reader) and len(reader.inputs) != 1:
+            if structured.reductions(reader) and _reads(reader) != 1:
                 break  # a contraction: the rows would be read again and again
             grown = [*members, *(m for m in with_start(reader) if m not in members)]
-            if len(shared_loops(grown)) != own or tile_bytes(grown) > self.max_tile_bytes:
+            if len(shared_loops(grown)) < rows or tile_bytes(grown) > self.max_tile_bytes:
                 break
             members = grown
         return members
+
+
+def _partial_loops(op: GenericOp) -> int:
+    """How many parallel loops run over partial results side by side: `k * n + l` in an axis, l of extent n."""
+    extents, reduce = structured.extents(op), structured.reductions(op)
+    parallel = [d for d in range(len(extents)) if d not in reduce and is_static([extents[d]])]
+    steps = [AffineExpr.dimension(k) * extents[d] + AffineExpr.dimension(d) for d in parallel for k in reduce]
+    return sum(expr in steps for map in structured.maps_of(op) for expr in map.results)
+
+
+def _reads(op: GenericOp) -> int:
+    """How many operands an op reads; those that only tell extents do not count."""
+    return sum(bool(argument.uses) for argument in op.body.block.args[: len(op.inputs)])

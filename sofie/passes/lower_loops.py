@@ -224,6 +224,8 @@ class _Nest:
             self._shape_tile(tile, inner)
         last_writer = self._last_writers()
         for m, member in enumerate(self.members):
+            if self._only_starts(member):
+                continue
             fixed = {s.loops[m]: by_loop.get(id(s), self.indices.constant(0)) for s in self.shared}
             self._member(m, member, fixed, inner, len(by_loop), last_writer)
         if inner is not outer:
@@ -284,6 +286,28 @@ class _Nest:
         block.add_op(scf.ParallelOp([zero] * len(extents), bounds, [one] * len(extents), Region(body)))
         return body, list(body.args)
 
+    def _only_starts(self, member: GenericOp) -> bool:
+        """Whether a member fills a tile with a constant that the next to write it, a reduction, may start from."""
+        tile = member.outputs[0]
+        if member.inputs or not isinstance(tile.owner, TileOp) or any(o.operands for o in structured.body_ops(member)):
+            return False
+        after = self.members[self.members.index(member) + 1 :]
+        following = next((m for m in after if tile in m.operands), None)
+        return following is not None and tile in following.outputs and bool(structured.reductions(following))
+
+    def _constant_start(self, m: int, value: SSAValue, block: Block) -> SSAValue | None:
+        """The constant that a tile was to be filled with before member `m`, which sums into it."""
+        writers = [w for w in self.members[:m] if value in w.outputs]
+        if not writers or not self._only_starts(writers[-1]):
+            return None
+        values: dict[SSAValue, SSAValue] = {}
+        for op in structured.body_ops(writers[-1]):
+            clone = op.clone(values)
+            block.add_op(clone)
+            values.update(zip(op.results, clone.results, strict=True))
+        (start,) = structured.yielded(writers[-1])
+        return values.get(start, start)
+
     def _last_writers(self) -> dict[SSAValue, int]:
         return {value: m for m, member in enumerate(self.members) for value in member.outputs}
 
@@ -300,7 +324,10 @@ class _Nest:
         if own:
             inner, variables = self._parallel(block, [extents[d] for d in own], PARALLEL_NAMES[depth:])
             loops.update(zip(own, variables, strict=True))
-        start = [self._read(member, len(member.inputs) + k, loops, inner) for k in range(len(member.outputs))]
+        start = [
+            self._constant_start(m, value, inner) or self._read(member, len(member.inputs) + k, loops, inner)
+            for k, value in enumerate(member.outputs)
+        ]
         results = self._reduce(member, [d for d in reduce if extents[d] != 1], loops, start, inner, extents)
         for k, (value, result) in enumerate(zip(member.outputs, results, strict=True)):
             if not own and self._is_scalar(value, m, member, k):

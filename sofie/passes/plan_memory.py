@@ -4,9 +4,10 @@
 
 A buffer of run-time extents gets room for their bounds, and is a `memref.reinterpret_cast` of that. Buffers whose live
 ranges do not meet share bytes. One that is made inside a loop lives in one iteration; one from outside that a loop or
-an `scf.if` touches lives as long as all of it. Largest first, each goes to the lowest offset that is free while it
-lives (greedy by size: Pisarchyk and Lee, "Efficient memory management for deep neural net inference", 2020). The
-arena becomes the function's last argument; `sofie.lower_bound` beside it is the largest set of bytes alive at once.
+an `scf.if` touches lives as long as all of it. Largest first, each goes to the lowest offset that is free in its life
+(greedy by size: Pisarchyk and Lee, "Efficient memory management for deep neural net inference", 2020); where that needs
+more than is alive at once, other orders are tried. The arena becomes the function's last argument; `sofie.lower_bound`
+beside it is the largest set of bytes alive at once.
 """
 
 from __future__ import annotations
@@ -44,6 +45,10 @@ from sofie.sizes import is_static, most
 
 ALIGNMENT = 64
 """Bytes: a cache line, and the widest vector."""
+
+
+REPAIRS = 10000
+"""How often an order is changed that needs more than the least, times the number of buffers."""
 
 
 @dataclass(frozen=True)
@@ -142,17 +147,43 @@ def _touching(value: SSAValue[Attribute]) -> list[tuple[Operation, bool]]:
 
 
 def place(buffers: list[Buffer]) -> int:
-    """Gives each buffer its offset; returns the bytes of the arena."""
+    """Gives each buffer its offset; returns the bytes of the arena.
+
+    Several orders are tried until one needs no more than is alive at once: by size, by size and length of life, by the
+    time of making; then, again and again, the best one with the buffer at the arena's end moved to the front.
+    """
+    real = [b for b in buffers if b.size]
+    orders: list[list[Buffer]] = [
+        sorted(real, key=lambda b: (-b.size, b.first)),
+        sorted(real, key=lambda b: (-b.size * (b.last - b.first + 1), b.first)),
+        sorted(real, key=lambda b: (b.first, -b.size)),
+        sorted(real, key=lambda b: (-b.last, -b.size)),
+    ]
+    bound = lower_bound(real) if real else 0
+    needs, best = min(((_place_in_order(order), order) for order in orders), key=lambda found: found[0])
+    order = best
+    for _ in range(REPAIRS // max(len(real), 1)):
+        if needs <= bound:
+            break
+        now = _place_in_order(order)
+        if now < needs:
+            needs, best = now, order
+        highest = max(order, key=lambda b: b.offset + b.size)
+        order = [highest, *(b for b in order if b is not highest)]
+    return _place_in_order(best)
+
+
+def _place_in_order(buffers: list[Buffer]) -> int:
+    """Each buffer at the lowest offset that is free while it lives; returns the bytes of the arena."""
     placed: list[Buffer] = []
-    for buffer in sorted(buffers, key=lambda b: (-b.size, b.first)):
-        if buffer.size:
-            offset = 0
-            for other in sorted((o for o in placed if o.meets(buffer)), key=lambda o: o.offset):
-                if offset + buffer.size <= other.offset:
-                    break
-                offset = max(offset, _aligned(other.offset + other.size))
-            buffer.offset = offset
-            placed.append(buffer)
+    for buffer in buffers:
+        offset = 0
+        for other in sorted((o for o in placed if o.meets(buffer)), key=lambda o: o.offset):
+            if offset + buffer.size <= other.offset:
+                break
+            offset = max(offset, _aligned(other.offset + other.size))
+        buffer.offset = offset
+        placed.append(buffer)
     return max((_aligned(b.offset + b.size) for b in placed), default=0)
 
 

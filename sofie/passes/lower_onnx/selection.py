@@ -14,7 +14,7 @@ from sofie.passes.lower_onnx import lowers
 from sofie.passes.lower_onnx.builder import Lowering
 from sofie.passes.lower_onnx.ordering import above, sort
 from sofie.passes.lower_onnx.sequential import INDEX, Walk, found, kernel, tell
-from sofie.sizes import least, most
+from sofie.sizes import most
 
 Holds = Callable[[Walk, Sequence[SSAValue]], SSAValue]
 """Whether what stands at a position is kept."""
@@ -71,13 +71,22 @@ def compress(op: OnnxOp, build: Lowering) -> SSAValue:
     shape, result = shape_of(x), build.result_shape()
     axis = 0 if flat else build.axis("axis", len(shape))
     (conditions,) = shape_of(condition)
-    reach = conditions if conditions == shape[axis] else min(conditions, least(shape[axis]))
     others = [e for a, e in enumerate(shape) if a != axis]
 
     def holds(walk: Walk, where: Sequence[SSAValue]) -> SSAValue:
         return walk.load(condition, *where)
 
-    _counted(build, result[axis], [reach], holds)
+    def reach(walk: Walk) -> SSAValue:
+        """How many conditions have a slice."""
+        return walk.min(walk.index(conditions), walk.index(shape[axis]))
+
+    def count(walk: Walk) -> SSAValue:
+        def step(i: SSAValue, carried: Sequence[SSAValue]) -> Sequence[SSAValue]:
+            return [walk.add(carried[0], walk.number(walk.cast(holds(walk, [i]), i64), INDEX))]
+
+        return walk.for_(0, reach(walk), [walk.index(0)], step)[0]
+
+    found(build, result[axis], count)
 
     def fn(walk: Walk, into: SSAValue) -> Sequence[SSAValue]:
         def step(i: SSAValue, carried: Sequence[SSAValue]) -> Sequence[SSAValue]:
@@ -91,7 +100,7 @@ def compress(op: OnnxOp, build: Lowering) -> SSAValue:
                 holds(walk, [i]), lambda: [walk.plus(place, 1), *walk.each(others, [into], copy)], [place, into]
             )
 
-        return [walk.for_(0, reach, [walk.index(0), into], step)[1]]
+        return [walk.for_(0, reach(walk), [walk.index(0), into], step)[1]]
 
     return kernel(build, [build.empty(result, element_of(x))], fn)[0]
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from xdsl.dialects import arith, memref, scf
 from xdsl.dialects import math as math_dialect
@@ -39,6 +40,9 @@ FUNCTIONS = (
 INDEX_OPS = (arith.AddiOp, arith.SubiOp, arith.MuliOp)
 
 
+Outermost = Literal["columns", "others", "rows"]
+
+
 @dataclass(frozen=True)
 class Plan:
     """What goes where: the loop on lanes, the loop of rows (None: no second loop helps), and the tile's shape."""
@@ -49,8 +53,8 @@ class Plan:
     vectors: int
     heights: tuple[int, ...] = (1,)
     """Rows of a tile of one vector, of two, .. up to `vectors`."""
-    columns_stay: bool = True
-    """Whether a tile's columns stay while all rows pass, or the loops that are in no tile go outside."""
+    outermost: Outermost = "columns"
+    """What stays while all else passes: a tile's columns, what the loops in no tile walk over, or a tile's rows."""
     overlap: bool = False
     """Whether a column may be computed twice, so that the last vector can lie across the one before."""
 
@@ -80,20 +84,14 @@ def segments(plan: Plan, extent: int, vectors: int) -> list[Segment]:
         if end > start:
             found.append(Segment(lanes, tuple(range(0, width, lanes)), start, end, width))
             start = end
-    small = next((w for w in (4, 8, lanes) if extent - start <= w), lanes)
-    if start < extent and plan.overlap and extent >= small:
-        last = found[-1] if found else None
-        if (
-            last is not None
-            and last.lanes == small
-            and last.end - last.start == last.step
-            and vectors > len(last.offsets)
-        ):
-            found[-1] = Segment(
-                small, (*last.offsets, extent - small - last.start), last.start, extent, extent - last.start
-            )
+    width = next((w for w in (lanes, 8, 4) if w <= min(extent, lanes)), 1)
+    if start < extent and plan.overlap and width > 1:
+        last = found[-1] if found else Segment(width, tuple(range(0, extent - width, width)), 0, 0, 0)
+        if not found or (last.end - last.start == last.step and vectors > len(last.offsets)):
+            reach = extent - last.start
+            found[-1:] = [Segment(width, (*last.offsets, reach - width), last.start, extent, reach)]
         else:
-            found.append(Segment(small, (0,), extent - small, extent, small))
+            found.append(Segment(width, (0,), extent - width, extent, width))
         return found
     for small in (min(lanes, 8), min(lanes, 4)):
         if small < lanes and extent - start >= small:
@@ -146,15 +144,16 @@ def plan_of(nest: scf.ParallelOp, target: Cpu, tile: int = 0) -> Plan | None:
     assert extent is not None  # its cost is known
     if not reduces:
         return Plan(d, None, lanes, 1, overlap=_may_overlap(nest))
-    whole, overlap = max(extent // lanes, 1), _may_overlap(nest)
+    overlap = _may_overlap(nest)
+    columns = max(-(-extent // lanes) if overlap else extent // lanes, 1)
     rows_loop = _rows_loop(nest, d)
     if rows_loop is None:
-        return Plan(d, None, lanes, min(whole, 8), overlap=overlap)
+        tiles = -(-columns // (target.registers - 4))
+        return Plan(d, None, lanes, -(-columns // tiles), overlap=overlap)
     rows = extent_of(nest, rows_loop)
-    columns = -(-extent // lanes) if overlap else whole
     heights = _heights(MANY_ROWS if rows is None else rows, columns, target.registers, tile)
-    stay = _columns_stay(nest, d, rows_loop, len(heights) * lanes)
-    return Plan(d, rows_loop, lanes, len(heights), heights, stay, overlap)
+    outermost = _outermost(nest, d, rows_loop, len(heights) * lanes)
+    return Plan(d, rows_loop, lanes, len(heights), heights, outermost, overlap)
 
 
 def _may_overlap(nest: scf.ParallelOp) -> bool:
@@ -268,25 +267,28 @@ FIRST_CACHE, SECOND_CACHE = 24576, 393216
 """Bytes that the caches hold beside what else passes through them."""
 
 
-def _columns_stay(nest: scf.ParallelOp, lanes_loop: int, rows_loop: int, width: int) -> bool:
-    """Whether it moves fewer bytes to keep a tile's columns and pass over all rows than the other way round.
+def _outermost(nest: scf.ParallelOp, lanes_loop: int, rows_loop: int, width: int) -> Outermost:
+    """What is kept, so that the fewest bytes move.
 
-    The loops in neither may go outside: then what their iteration reads stays, and all columns pass by.
+    A tile's rows where the first cache holds all columns; else a tile's columns, or what an iteration of the loops in
+    no tile reads, by what the other operands cost then.
     """
     args, panels = nest.body.block.args, panels_of(nest, lanes_loop)
     others = [d for d in range(len(args)) if d not in (lanes_loop, rows_loop, *panels)]
     times = math.prod(extent_of(nest, d) or MANY_ROWS for d in others)
     columns = math.prod(extent_of(nest, d) or 1 for d in panels) * max((extent_of(nest, lanes_loop) or 1) // width, 1)
-    if times == 1:
-        return True
     inside = by_outside = 0.0
+    kept = 0
     for base in dict.fromkeys(op.memref for op, _ in _accesses(nest) if isinstance(op, memref.LoadOp)):
         loads = [op for op, _ in _accesses(nest) if isinstance(op, memref.LoadOp) and op.memref is base]
         moves = {d for d in range(len(args)) if any(movement(op, args[d]) != 0 for op in loads)}
         size = most(math.prod(shape_of(base))) * bytes_of(element_of(base))
         inside += _passes(size, 1 if moves & {lanes_loop, *panels} else columns)
         by_outside += _passes(size, 1 if moves & set(others) else times)
-    return inside < by_outside
+        kept += 0 if moves & {rows_loop, *others} else size
+    if columns > 1 and kept <= FIRST_CACHE // 2:
+        return "rows"
+    return "columns" if times == 1 or inside < by_outside else "others"
 
 
 def panels_of(nest: scf.ParallelOp, lanes_loop: int) -> list[int]:

@@ -60,11 +60,11 @@ class FuseReduction(ModulePass):
 
 
 def _partial_loops(op: GenericOp) -> int:
-    """How many parallel loops run over partial results side by side: `k * n + l` in an axis, l of extent n."""
+    """How many parallel loops run over partial results side by side: `k * n + l` in a last axis, l of extent n."""
     extents, reduce = structured.extents(op), structured.reductions(op)
     parallel = [d for d in range(len(extents)) if d not in reduce and is_static([extents[d]])]
     steps = [AffineExpr.dimension(k) * extents[d] + AffineExpr.dimension(d) for d in parallel for k in reduce]
-    return sum(expr in steps for map in structured.maps_of(op) for expr in map.results)
+    return sum(expr in steps for map in structured.maps_of(op) for expr in map.results[-1:])
 
 
 def _reads(op: GenericOp) -> int:

@@ -114,19 +114,37 @@ class _Tiler:
         erase(nest)
 
     def _columns(self, block: Block, others: list[int], tier: Tier | None) -> None:
-        """All columns of some rows, or of all: a tile's columns stay while the rows pass, or the other way round."""
+        """All columns of some rows, or of all, in the plan's order of loops."""
         plan = self.plan
-        panels = [] if plan.columns_stay else [d for d in panels_of(self.nest, plan.lanes_loop) if d in others]
-        outside = [] if plan.columns_stay else [d for d in others if d not in panels]
+        panels = [d for d in panels_of(self.nest, plan.lanes_loop) if d in others and plan.outermost != "columns"]
+        outside = [d for d in others if d not in panels and plan.outermost != "columns"]
         inside = [d for d in others if d not in outside and d not in panels]
         body, loops = self._parallel(block, outside)
-        body, more = self._parallel(body, panels)
-        for segment in self._segments(plan.vectors if tier is None else tier.vectors):
-            inner, at = self._loop(body, segment.start, segment.end, segment.step, plan.lanes_loop)
-            self._others(inner, inside, {**loops, **more, plan.lanes_loop: at}, segment, tier)
+        vectors = plan.vectors if tier is None else tier.vectors
+        if plan.outermost == "rows" and tier is None:
+            for rows, start, end in self._row_parts(plan.rows(vectors)):
+                assert plan.rows_loop is not None
+                inner, row = self._loop(body, start, end, rows, plan.rows_loop)
+                columns, more = self._parallel(inner, panels)
+                for segment in self._segments(vectors):
+                    last, at = self._loop(columns, segment.start, segment.end, segment.step, plan.lanes_loop)
+                    self._tile(last, {**loops, **more, plan.rows_loop: row, plan.lanes_loop: at}, segment, rows)
+        else:
+            body, more = self._parallel(body, panels)
+            for segment in self._segments(vectors):
+                inner, at = self._loop(body, segment.start, segment.end, segment.step, plan.lanes_loop)
+                self._others(inner, inside, {**loops, **more, plan.lanes_loop: at}, segment, tier)
         for op in [o for o in block.walk() if isinstance(o, scf.ParallelOp)]:
             if not isinstance(op.body.block.last_op, scf.ReduceOp):
                 op.body.block.add_op(scf.ReduceOp())
+
+    def _row_parts(self, height: int) -> list[tuple[int, int, int]]:
+        """(rows of a tile, start, end): whole tiles, then what is left."""
+        assert self.plan.rows_loop is not None
+        extent = extent_of(self.nest, self.plan.rows_loop)
+        assert extent is not None
+        whole = extent - extent % height
+        return [part for part in ((height, 0, whole), (extent - whole, whole, extent)) if part[1] < part[2]]
 
     def _end_loops(self, block: Block) -> None:
         for op in list(block.walk()):
@@ -143,20 +161,15 @@ class _Tiler:
         if plan.rows_loop is None:
             self._tile(body, loops, segment, 1)
         else:
-            extent = extent_of(self.nest, plan.rows_loop)
             if tier is not None:
                 inner = Block(arg_types=[IndexType()])
                 inner.args[0].name_hint = self.nest.body.block.args[plan.rows_loop].name_hint
                 body.add_op(scf.ForOp(tier.start, tier.end, self.indices.constant(tier.rows), [], inner))
                 self._tile(inner, {**loops, plan.rows_loop: inner.args[0]}, segment, tier.rows)
             else:
-                assert extent is not None
-                height = plan.rows(len(segment.offsets))
-                whole = extent - extent % height
-                for rows, start, end in ((height, 0, whole), (extent - whole, whole, extent)):
-                    if start < end:
-                        inner, row = self._loop(body, start, end, rows, plan.rows_loop)
-                        self._tile(inner, {**loops, plan.rows_loop: row}, segment, rows)
+                for rows, start, end in self._row_parts(plan.rows(len(segment.offsets))):
+                    inner, row = self._loop(body, start, end, rows, plan.rows_loop)
+                    self._tile(inner, {**loops, plan.rows_loop: row}, segment, rows)
         if body is not block:
             body.add_op(scf.ReduceOp())
 

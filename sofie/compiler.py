@@ -120,7 +120,7 @@ def lower(source: Source | ModuleOp, name: str, options: Options, progress: Prog
     with _uncollected():
         run(module, stages[0][:shared])
         for target, steps in zip(targets, stages, strict=True):
-            lowered = module.clone() if len(targets) > 1 else module
+            lowered = module.clone()  # the layout of the weight file is that of no CPU
             run(lowered, steps[shared:])
             variants.append(Variant(lowered, target, options.reproducible))
     return Program(module, name, variants)

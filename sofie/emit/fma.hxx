@@ -27,11 +27,11 @@ SOFIE_INLINE float fused(float a, float b, float c) { return __builtin_fmaf(a, b
 SOFIE_INLINE double fused(double a, double b, double c) { return __builtin_fma(a, b, c); }
 
 // g++ has no operation for vectors that every CPU shares. -1 and 4: all lanes, rounded as everywhere.
-#define SOFIE_FUSED(element, bytes, instruction)                                           \
-   typedef element element##_##bytes __attribute__((vector_size(bytes)));                  \
+#define SOFIE_FUSED(element, bytes, instruction)                                                       \
+   typedef element element##_##bytes __attribute__((vector_size(bytes)));                              \
    SOFIE_INLINE element##_##bytes fused(element##_##bytes a, element##_##bytes b, element##_##bytes c) \
-   {                                                                                       \
-      return instruction;                                                                  \
+   {                                                                                                   \
+      return instruction;                                                                              \
    }
 #if defined(__x86_64__)
 SOFIE_FUSED(float, 16, __builtin_ia32_vfmaddps(a, b, c))

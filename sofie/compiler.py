@@ -58,6 +58,12 @@ class Options:
     threads: int = 1
 
     @property
+    def asked(self) -> tuple[str, ...]:
+        """What was asked of the passes, as words of the command line."""
+        pipelines = [f"--pipeline '{self.passes}'"] if self.passes != pipeline.DEFAULT else []
+        return (*pipelines, *(f"--without {name}" for name in self.without))
+
+    @property
     def targets(self) -> tuple[Cpu, ...]:
         """The CPUs that kernels are written for, least first. Raises SofieError on a name that does not exist."""
         return cpus(self.cpu)
@@ -123,7 +129,7 @@ def lower(source: Source | ModuleOp, name: str, options: Options, progress: Prog
             lowered = module.clone()  # the layout of the weight file is that of no CPU
             run(lowered, steps[shared:])
             variants.append(Variant(lowered, target, options.reproducible))
-    return Program(module, name, variants)
+    return Program(module, name, variants, options.asked)
 
 
 def _shared(options: Options) -> int:

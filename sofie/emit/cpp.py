@@ -53,6 +53,8 @@ class Program:
     name: str
     variants: list[Variant]
     """The module as it was lowered for each CPU, least first."""
+    asked: tuple[str, ...] = ()
+    """The words of the command line that its passes follow from, where they are not the default."""
     inputs: list[Port] = field(init=False)
     outputs: list[Port] = field(init=False)
     sizes: dict[Symbol, str] = field(init=False)
@@ -209,6 +211,7 @@ class Program:
             f"// {comment(self.name)}: {len(self.inputs)} input(s), {len(self.outputs)} output(s), "
             f"{sum(a.size for _, a in self.weights):,} weights, "
             f"{self.arena_bytes:,} bytes of scratch. Written by SOFIE.",
+            *(f"// {comment(words)}" for words in self.asked),
             "",
             f"#ifndef {guard}",
             f"#define {guard}",

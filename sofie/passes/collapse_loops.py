@@ -87,7 +87,7 @@ def _drop_unit_loops(op: GenericOp) -> None:
         AffineMap(len(kept), 0, tuple(_simplified(e.replace_dims_and_symbols(at, [])) for e in m.results))
         for m in structured.maps_of(op)
     ]
-    if structured.covers_all_loops(maps):
+    if structured.covers_all_loops(maps) and structured.extents_agree(op.operands, maps):
         _set(op, maps, kept)
 
 

@@ -236,7 +236,7 @@ class _Rewrite:
         start = site.fill(_zero(), [n * n, rows * tiles, layer.outputs], f32)
         maps = [structured.dims_map(4, dims) for dims in ([0, 1, 3], [0, 3, 2], [0, 1, 2])]
         (product,) = site.generic([v, u], [start], maps, _multiply_add, [3])
-        product = site.reshape(product, [n * n, rows, tiles, layer.outputs])
+        product = site.put(product, site.empty([n * n, _apart(rows * tiles), layer.outputs], f32), [0, 0, 0])
         into = site.empty([1, height, layer.width, layer.outputs], f32)
         extra = _Extra(site, image, first, height, m)
         for down in _runs(height, m):
@@ -257,21 +257,21 @@ class _Rewrite:
             [*maps, *[structured.identity(3)] * len(outs)],
             lambda b, args: self.form.input(b, list(args[: n * n])),
         )
-        v = site.empty([n * n, rows * tiles, channels], f32)
+        v = site.empty([n * n, _apart(rows * tiles), channels], f32)
         for k, value in enumerate(made):
             v = site.put(site.reshape(value, [1, rows * tiles, channels]), v, [k, 0, 0])
-        return v
+        return site.slice(v, [0, 0, 0], [n * n, rows * tiles, channels])
 
     def _results(
         self, site: Site, product: SSAValue, into: SSAValue, extra: _Extra, down: Run, across: Run
     ) -> SSAValue:
         """A' m A with the epilogue of some rows and columns of tiles, put into `into` (1, rows, width, outputs)."""
         layer, m, n = self.layer, self.form.tile, self.form.size
-        shape = [down.count, across.count, layer.outputs]
-        if shape != list(shape_of(product)[1:]):
-            product = site.slice(product, [0, down.start, across.start, 0], [n * n, *shape])
+        shape, tiles = [down.count, across.count, layer.outputs], -(-layer.width // m)
         pixels = [(i, j) for i in range(down.length) for j in range(across.length)]
-        points = [structured.dims_map(3, [AffineExpr.constant(k), 0, 1, 2]) for k in range(n * n)]
+        d = AffineExpr.dimension
+        tile = d(0) * tiles + d(1) + (down.start * tiles + across.start)
+        points = [structured.dims_map(3, [AffineExpr.constant(k), tile, 2]) for k in range(n * n)]
         reads: list[tuple[SSAValue, AffineMap]] = []
 
         def slot(value: SSAValue, map: AffineMap, pixel: Pixel) -> int:
@@ -409,6 +409,11 @@ def _inline(b: Builder, op: GenericOp, given: Sequence[SSAValue]) -> SSAValue:
         values.update(zip(inner.results, clone.results, strict=True))
     (result,) = structured.yielded(op)
     return values.get(result, result)
+
+
+def _apart(tiles: int) -> int:
+    """Room for so many tiles at each place of the transform, odd so that the places do not meet in a cache's lines."""
+    return tiles + 1 - tiles % 2
 
 
 def _multiply_add(b: Builder, args: Sequence[SSAValue]) -> list[SSAValue]:

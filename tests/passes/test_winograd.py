@@ -1,0 +1,98 @@
+"""Transformed tiles against the direct sum: every shape of what is left at the edges, and the rule of errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx.helper as oh
+import onnx.numpy_helper
+import onnxruntime as ort
+import pytest
+
+import sofie
+from sofie.tiles import transform
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "whole tiles": {"height": 16, "width": 16},
+    "rest of rows": {"height": 13, "width": 16, "residual": True},
+    "rest of columns": {"height": 8, "width": 11, "batch": 2},
+    "one row of tiles": {"height": 7, "width": 28, "pads": (0, 0, 0, 0)},
+    "uneven padding": {"height": 14, "width": 15, "pads": (0, 1, 2, 0), "bias": False},
+    "less than a tile": {"height": 3, "width": 3, "residual": True},
+    "many rows": {"height": 64, "width": 8},
+}
+
+
+def _model(
+    height: int,
+    width: int,
+    batch: int = 1,
+    channels: int = 32,
+    outputs: int = 48,
+    pads: tuple[int, int, int, int] = (1, 1, 1, 1),
+    bias: bool = True,
+    residual: bool = False,
+) -> onnx.ModelProto:
+    """A 3x3 convolution, perhaps a sum with another input, and Relu."""
+    rng = np.random.default_rng(7)
+    w = (rng.standard_normal((outputs, channels, 3, 3)) * np.sqrt(2 / 9 / channels)).astype(np.float32)
+    weights = [onnx.numpy_helper.from_array(w, "w")]
+    if bias:
+        weights.append(onnx.numpy_helper.from_array(rng.standard_normal(outputs).astype(np.float32), "b"))
+    shape = [batch, outputs, height + pads[0] + pads[2] - 2, width + pads[1] + pads[3] - 2]
+    nodes = [oh.make_node("Conv", ["x", *(i.name for i in weights)], ["c"], kernel_shape=[3, 3], pads=list(pads))]
+    inputs = [oh.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [batch, channels, height, width])]
+    if residual:
+        inputs.append(oh.make_tensor_value_info("r", onnx.TensorProto.FLOAT, shape))
+        nodes.append(oh.make_node("Add", ["c", "r"], ["s"]))
+    nodes.append(oh.make_node("Relu", [nodes[-1].output[0]], ["y"]))
+    output = oh.make_tensor_value_info("y", onnx.TensorProto.FLOAT, shape)
+    graph = oh.make_graph(nodes, "conv", inputs, [output], weights)
+    return oh.make_model(graph, opset_imports=[oh.make_opsetid("", 17)], ir_version=8)
+
+
+@pytest.mark.parametrize("tile", [2, 4])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
+def test_numbers(shape: dict[str, Any], tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tile at an edge that is read or written beyond it; an error beyond 4 times that of ONNX Runtime."""
+    monkeypatch.setattr("sofie.passes.winograd.cheapest", lambda *_: tile)
+    model = _model(**shape)
+    rng = np.random.default_rng(1)
+    feeds = {
+        i.name: rng.standard_normal([d.dim_value for d in i.type.tensor_type.shape.dim]).astype(np.float32)
+        for i in model.graph.input
+    }
+    got = sofie.compile(model, passes="fuse,lower").run(feeds)["y"]
+    single = ort.InferenceSession(model.SerializeToString()).run(None, feeds)[0]
+    truth = _direct(model, feeds)
+    scale = np.abs(truth).max()
+    assert np.abs(got - truth).max() <= 4 * np.abs(single - truth).max() + 4 * np.spacing(np.float32(scale))
+
+
+def _direct(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> np.ndarray:
+    """The result in double precision."""
+    weights = {i.name: onnx.numpy_helper.to_array(i).astype(np.float64) for i in model.graph.initializer}
+    top, left, bottom, right = model.graph.node[0].attribute[1].ints
+    x = np.pad(feeds["x"].astype(np.float64), ((0, 0), (0, 0), (top, bottom), (left, right)))
+    windows = np.lib.stride_tricks.sliding_window_view(x, (3, 3), axis=(2, 3))
+    y = np.einsum("nchwij,ocij->nohw", windows, weights["w"], optimize=True)
+    if "b" in weights:
+        y += weights["b"][:, None, None]
+    return np.maximum(y + feeds.get("r", np.float32(0)), 0)
+
+
+@pytest.mark.parametrize("tile", [2, 4])
+def test_matrices(tile: int) -> None:
+    """A' (G g . B' d) is the sum of products of d with g at every place: exact up to rounding, in double."""
+    form, rng = transform(tile), np.random.default_rng(0)
+    d, g = rng.standard_normal(form.size), rng.standard_normal(3)
+    y = np.array(form.a) @ ((np.array(form.g) @ g) * (np.array(form.b) @ d))
+    np.testing.assert_allclose(y, np.convolve(d, g[::-1], "valid"), rtol=1e-12, atol=1e-12)
+
+
+def test_the_largest_tile_is_named() -> None:
+    """An option that is not one of the choices."""
+    with pytest.raises(sofie.SofieError, match="max is one of 2, 4, off"):
+        sofie.compile(_model(8, 8), passes='fuse{max="3"},lower')

@@ -40,7 +40,7 @@ def compile(  # the field's own word, always written sofie.compile
     model takes any size in between without being compiled again. set: inputs that become constants. cpu: "native",
     "x86-64-v2", "x86-64-v3", "x86-64-v4", "aarch64", "portable" or "scalar". blas: "none" or "cblas". passes: groups
     and passes of `sofie.pipeline`. without: optional passes to leave out. reproducible: the same bits on every CPU, by
-    every compiler and optimisation level. threads: how many run a large kernel, by OpenMP. Needs a C++ compiler; its
+    every compiler and optimisation level. threads: how many run a large kernel. Needs a C++ compiler; its
     work is cached on disk.
 
     Where shapes or axes follow from the values of inputs, the model is compiled when it is called, and again when other

@@ -58,6 +58,12 @@ class Options:
     threads: int = 1
 
     @property
+    def asked(self) -> tuple[str, ...]:
+        """What was asked of the passes, as words of the command line."""
+        pipelines = [f"--pipeline '{self.passes}'"] if self.passes != pipeline.DEFAULT else []
+        return (*pipelines, *(f"--without {name}" for name in self.without))
+
+    @property
     def targets(self) -> tuple[Cpu, ...]:
         """The CPUs that kernels are written for, least first. Raises SofieError on a name that does not exist."""
         return cpus(self.cpu)
@@ -120,10 +126,10 @@ def lower(source: Source | ModuleOp, name: str, options: Options, progress: Prog
     with _uncollected():
         run(module, stages[0][:shared])
         for target, steps in zip(targets, stages, strict=True):
-            lowered = module.clone() if len(targets) > 1 else module
+            lowered = module.clone()  # the layout of the weight file is that of no CPU
             run(lowered, steps[shared:])
             variants.append(Variant(lowered, target, options.reproducible))
-    return Program(module, name, variants)
+    return Program(module, name, variants, options.asked)
 
 
 def _shared(options: Options) -> int:
@@ -287,7 +293,7 @@ def _compiled(source: Source, options: Options, name: str, progress: Progress | 
     program = lower(source, name, options, progress)
     if progress is not None:
         progress("compile the C++")
-    return jit.compile_program(program, jit.flags_for(options.blas, program.threaded))
+    return jit.compile_program(program, jit.flags_for(options.blas, program.threads > 1))
 
 
 @dataclass(frozen=True)

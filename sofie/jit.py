@@ -42,7 +42,7 @@ def flags_for(blas: str, threaded: bool = False) -> tuple[str, ...]:
     `$SOFIE_BLAS` says what that is, else the package scipy-openblas32 is taken where it is installed, else the system's
     OpenBLAS.
     """
-    flags = (*FLAGS, *["-fopenmp"] * threaded)
+    flags = (*FLAGS, *["-pthread"] * threaded)
     if blas == "none":
         return flags
     if given := os.environ.get("SOFIE_BLAS"):
@@ -123,15 +123,19 @@ def build(source: str, flags: Sequence[str] = FLAGS, suffix: str = ".so") -> Pat
 
 def source_of(program: Program) -> str:
     """The translation unit that the just-in-time compiler builds: the core and one function with C linkage."""
-    arguments = ["weights", "arena"]
+    arguments = ["weights", "arena", *(["threads"] if program.threads > 1 else [])]
     arguments += [f"static_cast<index>(sizes[{k}])" for k in range(len(program.sizes))]
     arguments += [f"static_cast<const {p.inner} *>(in[{k}])" for k, p in enumerate(program.inputs)]
     if program.draws:
         arguments.append(f"static_cast<const std::int64_t *>(in[{len(program.inputs)}])")
     arguments += [f"static_cast<{p.inner} *>(out[{k}])" for k, p in enumerate(program.outputs)]
     arguments += [f"static_cast<index *>(out[{len(program.outputs) + k}])" for k in range(len(program.late))]
-    return f"""#include <cstddef>
-#include <cstdint>
+    headers = (
+        ["cstddef", "cstdint", "vector", *program.thread_headers] if program.threads > 1 else ["cstddef", "cstdint"]
+    )
+    # whoever calls has threads of its own, for as long as it lives
+    threads = f"thread_local detail::Threads threads({program.threads});" if program.threads > 1 else ""
+    return f"""{chr(10).join(f"#include <{name}>" for name in headers)}
 {"#include <cblas.h>" if program.uses_blas else ""}
 
 namespace {{
@@ -150,6 +154,7 @@ extern "C" void sofie_infer(
    static_cast<void>(sizes);
    static_cast<void>(in);
    static_cast<void>(out);
+   {threads}
    {program.variants[-1].cpu.namespace}::infer({", ".join(arguments)});
 }}
 """

@@ -38,7 +38,7 @@ def even() -> onnx.ModelProto:
 @pytest.mark.parametrize("without", [(), ("vectorize",), ("fuse-epilogue", "fuse-elementwise")])
 def test_kernels_do_what_the_operators_need(cpu, without):
     """Where vectors divide the rows, level 4 does what is counted at level 2: tiles split the work, no more."""
-    flops, moved = total(even(), cpu=cpu, without=without)
+    flops, moved = total(even(), cpu=cpu, without=(*without, "split-reductions"))  # partial results start elsewhere
     report = info(even())
     assert flops == report.flops
     assert moved >= report.bytes_moved

@@ -68,7 +68,7 @@ def bench(
         raise SofieError(counted.error or "the model's work cannot be counted")
     core = last_core()
     with tempfile.TemporaryDirectory() as folder:
-        case = _case(program, proto, options, Path(folder))
+        case = case_of(program, proto, options, Path(folder))
         tell("compile the C++")
         commands = {OURS: systems.ours(case, program, systems.NATIVE, OURS, options.blas)}
         if RUNTIME in versus:
@@ -97,7 +97,8 @@ def bench(
     )
 
 
-def _case(program: Program, proto: onnx.ModelProto, options: Options, folder: Path) -> Case:
+def case_of(program: Program, proto: onnx.ModelProto, options: Options, folder: Path) -> Case:
+    """The model with random inputs at its largest sizes, written into `folder`. Raises SofieError."""
     sizes = largest(program)
     inputs, outputs = tensors(program.inputs, sizes), tensors(program.outputs, sizes)
     return prepare(program.name, _with_values(proto, options), folder, inputs, outputs, draw(program, 0))

@@ -58,7 +58,7 @@ def session_call(program: Program) -> str:
 
 def linked(program: Program, blas: str) -> list[str]:
     """What the compiler is told about threads and a BLAS."""
-    return [flag for flag in jit.flags_for(blas, program.threaded) if flag not in jit.FLAGS]
+    return [flag for flag in jit.flags_for(blas, program.threads > 1) if flag not in jit.FLAGS]
 
 
 def onnxruntime_version() -> str:

@@ -12,9 +12,23 @@ from sofie.cli.options import gathered, generating
 from sofie.cli.progress import progress
 
 if TYPE_CHECKING:
-    from sofie.compiler import Generated
+    from sofie.compiler import Generated, Options
     from sofie.emit.cpp import Program
     from sofie.emit.ports import Port
+
+
+def _seconds(ctx: click.Context, parameter: click.Parameter, given: str | None) -> float | None:
+    """Seconds from `30s`, `1.5m` or `45`."""
+    if given is None:
+        return None
+    number, unit = (given[:-1], given[-1]) if given[-1:] in ("s", "m") else (given, "s")
+    try:
+        seconds = float(number) * (60 if unit == "m" else 1)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise click.UsageError(f"--tune {given}: a time is a number of seconds or minutes, as in --tune 30s", ctx)
+    return seconds
 
 
 @click.command("compile")
@@ -39,6 +53,12 @@ if TYPE_CHECKING:
 )
 @click.option("--cmake", is_flag=True, help="Write a CMake target beside the header.")
 @click.option("--profile", is_flag=True, help="Let a session count the time of each kernel: see session.profile().")
+@click.option(
+    "--tune",
+    metavar="TIME",
+    callback=_seconds,
+    help="Measure choices of passes on this machine for so long, as in 30s or 5m, and compile with the fastest.",
+)
 @generating
 def compile_(
     models: tuple[Path, ...],
@@ -47,12 +67,15 @@ def compile_(
     weights: str,
     cmake: bool,
     profile: bool,
+    tune: float | None,
     **given: Any,
 ) -> None:
     """Write MODEL as a C++ header and its weights; several models share one header, a namespace each."""
     from sofie.compiler import generate, generate_together
 
     options, embed = gathered(given), weights == "embed"
+    if tune is not None:
+        options = _tuned(models, options, tune)
     with progress(f"compile {', '.join(m.name for m in models)}") as tell:
         if len(models) == 1:
             made = [generate(models[0], output, options, name, embed, tell, cmake, profile)]
@@ -60,6 +83,20 @@ def compile_(
             made = generate_together(models, output, options, name or "models", embed, tell, cmake, profile)
     for line in summary(made):
         click.echo(line)
+
+
+def _tuned(models: Sequence[Path], options: Options, seconds: float) -> Options:
+    """The options with the choices that were fastest; says what they are."""
+    from sofie.errors import SofieError
+    from sofie.tuning import applied, tune
+
+    if len(models) > 1:
+        raise SofieError("--tune takes one model: tune each alone, and give its --pipeline where they are compiled")
+    with progress(f"tune {models[0].name}") as tell:
+        found = tune(models[0], options, seconds, tell)
+    words = f"{found.ratio:.2f} of the default's time: {found.setting.words}"
+    click.echo(f"{'tuned':8}{words if found.setting.words else 'nothing was faster than the default'}")
+    return applied(options, found.setting)
 
 
 def summary(made: Sequence[Generated]) -> list[str]:

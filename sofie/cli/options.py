@@ -113,9 +113,7 @@ BLAS = click.option(
 REPRODUCIBLE = click.option(
     "--reproducible", is_flag=True, help="The same bits on every CPU, by every compiler and optimisation level."
 )
-THREADS = click.option(
-    "--threads", type=int, default=1, show_default=True, help="Threads that run a large kernel, by OpenMP."
-)
+THREADS = click.option("--threads", type=int, default=1, show_default=True, help="Threads that run a large kernel.")
 PIPELINE = click.option(
     "--pipeline",
     "passes",

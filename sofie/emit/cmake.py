@@ -21,8 +21,8 @@ _BLAS = """   find_package(BLAS REQUIRED)  # one that has the C interface: set B
    target_link_libraries(sofie_{name} INTERFACE ${{BLAS_LIBRARIES}})
 """
 
-_THREADS = """   find_package(OpenMP REQUIRED COMPONENTS CXX)
-   target_link_libraries(sofie_{name} INTERFACE OpenMP::OpenMP_CXX)
+_THREADS = """   find_package(Threads REQUIRED)
+   target_link_libraries(sofie_{name} INTERFACE Threads::Threads)
 """
 
 _WEIGHTS = """
@@ -37,6 +37,6 @@ def cmake_target(name: str, programs: Sequence[Program], embed: bool) -> str:
     Names are identifiers, so nothing needs quoting. Where the weights are files, a variable says where each lies.
     """
     blas = _BLAS.format(name=name) if any(program.uses_blas for program in programs) else ""
-    threads = _THREADS.format(name=name) if any(program.threaded for program in programs) else ""
+    threads = _THREADS.format(name=name) if any(program.threads > 1 for program in programs) else ""
     weights = "" if embed else "".join(_WEIGHTS.format(name=program.name) for program in programs)
     return _TARGET.format(name=name, blas=blas, threads=threads, weights=weights)

@@ -14,7 +14,7 @@ from functools import cached_property
 
 import numpy as np
 from xdsl.dialects import func, memref
-from xdsl.dialects.builtin import DictionaryAttr, ModuleOp, StringAttr
+from xdsl.dialects.builtin import DictionaryAttr, IntegerAttr, ModuleOp, StringAttr
 
 from sofie import weight_file
 from sofie.dialects.sofie import WeightOp
@@ -53,6 +53,8 @@ class Program:
     name: str
     variants: list[Variant]
     """The module as it was lowered for each CPU, least first."""
+    asked: tuple[str, ...] = ()
+    """The words of the command line that its passes follow from, where they are not the default."""
     inputs: list[Port] = field(init=False)
     outputs: list[Port] = field(init=False)
     sizes: dict[Symbol, str] = field(init=False)
@@ -146,10 +148,16 @@ class Program:
         """Whether the program must be linked with a CBLAS."""
         return any("cblas_" in kernel for kernel in self.kernels)
 
+    @cached_property
+    def threads(self) -> int:
+        """How many threads run the large kernels; 1 where there are none."""
+        loops = [op.attributes.get(THREADS) for op in self.infer.walk()]
+        return max([loop.value.data for loop in loops if isinstance(loop, IntegerAttr)], default=1)
+
     @property
-    def threaded(self) -> bool:
-        """Whether any kernel is run by several threads: the program should be compiled with OpenMP."""
-        return any(THREADS in op.attributes for variant in self.variants for op in variant.infer.walk())
+    def thread_headers(self) -> list[str]:
+        """The standard headers that its threads need, where it has any."""
+        return ["atomic", "condition_variable", "mutex", "thread"] if self.threads > 1 else []
 
     @property
     def kernel_calls(self) -> int:
@@ -176,16 +184,18 @@ class Program:
     def core(self, profile: bool = False) -> str:
         """Prelude, kernels and entries: all that runs, without STL headers and without a namespace.
 
-        With `profile` it takes each kernel's time, and needs <chrono> and <vector>.
+        With `profile` it takes each kernel's time, and needs <chrono> and <vector>; with threads, `thread_headers`.
         """
-        parts = [source("exact.hxx")] if self.variants[0].reproducible else []
-        parts += [source("prelude.hxx"), "namespace shared = detail;"]
+        exact = self.variants[0].reproducible
+        parts = [source("exact.hxx" if exact else "unfused.hxx"), source("prelude.hxx"), "namespace shared = detail;"]
+        parts += [source("threads.hxx")] if self.threads > 1 else []
         parts += [PROFILE] if profile else []
         for k, variant in enumerate(self.variants):
             text = variant.text(self, profile)
             # other machines run the first variant, of 4 lanes, without its attribute
             parts.append(text if k == 0 else f"#if defined(__x86_64__)\n\n{text}\n\n#endif")
-        parts += [f"#undef {name}" for name in ("SOFIE_EXACT", "SOFIE_EXACT_TARGET") if self.variants[0].reproducible]
+        undefined = ("SOFIE_EXACT", "SOFIE_EXACT_TARGET") if exact else ("SOFIE_UNFUSED",)
+        parts.append("\n".join(f"#undef {name}" for name in undefined))
         return "\n\n".join(parts)
 
     def header(self, embed: bool = False, profile: bool = False) -> str:
@@ -195,11 +205,13 @@ class Program:
         """
         guard = f"SOFIE_{self.name}_HXX"
         includes = [*(["array"] if self.late else []), *(["chrono", "cstdio"] if profile else [])]
+        includes += self.thread_headers
         includes += ["cstddef", "cstdint", "cstring", "memory", "new", "stdexcept", "string", "tuple", "vector"]
         lines = [
             f"// {comment(self.name)}: {len(self.inputs)} input(s), {len(self.outputs)} output(s), "
             f"{sum(a.size for _, a in self.weights):,} weights, "
             f"{self.arena_bytes:,} bytes of scratch. Written by SOFIE.",
+            *(f"// {comment(words)}" for words in self.asked),
             "",
             f"#ifndef {guard}",
             f"#define {guard}",

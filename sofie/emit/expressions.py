@@ -70,12 +70,8 @@ class ExpressionPrinter:
     def vector_text(self, value: SSAValue) -> str:
         """The text of a value where a vector must stand: a splat is spelled out."""
         if isinstance(value.owner, vector.BroadcastOp):
-            scalar = self._spell(value.owner.source).inside(13)
-            return (
-                f"{type_name(value.type)}{{}}"
-                if scalar in ("0.0f", "0.0")
-                else f"{type_name(value.type)}{{}} + {scalar}"
-            )
+            scalar, zeros = self._spell(value.owner.source).inside(ADDITIVE), f"{type_name(value.type)}{{}}"
+            return zeros if scalar in ("0.0f", "0.0") else f"{scalar} - {zeros}"
         return self.text(value)
 
     def _spell(self, value: SSAValue) -> Expression:
@@ -101,6 +97,12 @@ class ExpressionPrinter:
         """The expression of a pure op or a load."""
         if self.exact and isinstance(op, arith.MulfOp):
             return Expression(f"detail::product({self.text(op.lhs)}, {self.text(op.rhs)})", ATOM)
+        if (
+            not self.exact
+            and isinstance(op, arith.AddfOp | arith.SubfOp)
+            and (product := fused_product(op)) is not None
+        ):
+            return self._multiply_add(op, product)
         if type(op) in BINARY:
             symbol, level = BINARY[type(op)]
             a, b = op.operands
@@ -120,6 +122,18 @@ class ExpressionPrinter:
         if rule is None:
             raise SofieError(f"{blame(op)}: {op.name} cannot be printed as C++")
         return rule(self, op)
+
+    def _multiply_add(self, op: arith.AddfOp | arith.SubfOp, product: arith.MulfOp) -> Expression:
+        """A sum with a product that is not rounded on its own where the CPU can do so."""
+        other = op.lhs if op.rhs is product.result else op.rhs
+        values = [product.lhs, product.rhs, other]
+        texts = [self.text(value) for value in values]
+        if isinstance(op.result.type, VectorType) and all(map(_is_splat, values)):
+            texts[1] = self.vector_text(product.rhs)
+        if isinstance(op, arith.SubfOp):  # x y - z or z - x y
+            negated = 0 if other is op.lhs else 2
+            texts[negated] = f"-{self._spell(values[negated]).inside(UNARY + 1)}"
+        return Expression(f"detail::multiply_add({', '.join(texts)})", ATOM)
 
     def _side(self, value: SSAValue, other: SSAValue) -> Expression:
         """An operand of a binary operator: if both sides are splats, one of them must be spelled as a vector."""
@@ -327,6 +341,42 @@ def _may_be_quick(op: Operation) -> bool:
     flags = op.properties.get("fastmath")
     approximate = isinstance(flags, arith.FastMathFlagsAttr) and FastMathFlag.APPROX_FUNC in flags.data
     return approximate and type(op) in QUICK_CALLS
+
+
+def fused_product(op: arith.AddfOp | arith.SubfOp) -> arith.MulfOp | None:
+    """The product that is computed together with its sum, in one rounding where the CPU has the instruction.
+
+    Which one it is follows from the arithmetic alone, not from the loops around it, so that a row has the same bits in
+    whatever vectors and parts it is computed: the right one, else the left one, if sums of its block are all its uses.
+    """
+    chosen = _chosen_product(op)
+    return chosen if chosen is not None and is_fused(chosen) else None
+
+
+def is_fused(product: arith.MulfOp) -> bool:
+    """Whether all users of a product compute it themselves, together with their sums."""
+    return all(
+        isinstance(use.operation, arith.AddfOp | arith.SubfOp) and _chosen_product(use.operation) is product
+        for use in product.result.uses
+    )
+
+
+def _chosen_product(op: arith.AddfOp | arith.SubfOp) -> arith.MulfOp | None:
+    for value in (op.rhs, op.lhs):
+        product = value.owner
+        if isinstance(product, arith.MulfOp) and op.lhs is not op.rhs and _feeds_sums(product):
+            return product
+    return None
+
+
+def _feeds_sums(product: arith.MulfOp) -> bool:
+    block = product.parent_block()
+    users = [use.operation for use in product.result.uses]
+    return all(isinstance(user, arith.AddfOp | arith.SubfOp) and user.parent_block() is block for user in users)
+
+
+def _is_splat(value: SSAValue) -> bool:
+    return isinstance(value.owner, vector.BroadcastOp) or _is_constant(value)
 
 
 def _is_constant(value: SSAValue) -> bool:

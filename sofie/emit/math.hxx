@@ -5,14 +5,15 @@
 // the same bits, or an element's value would depend on its position in the tensor. Hence every function has one
 // definition, a template over the type.
 //
-// Expects SOFIE_TARGET (a target attribute or nothing) and SOFIE_LANES: the widest vector in floats, 1, 4, 8 or 16.
+// Expects fma.hxx before it, SOFIE_TARGET (a target attribute or nothing) and SOFIE_LANES: the widest vector in floats,
+// 1, 4, 8 or 16.
 // SOFIE_EXACT, where it is defined, asks for the same bits on every CPU: then no product is fused with its sum.
 // SOFIE_TARGET stands on every function because a vector wider than the translation unit's own target may only be
 // passed by value between functions compiled for the wider one.
 //
 // How equal bits are kept:
-//  - A multiplication followed by an addition is written multiply_add and nowhere else. Whether the compiler fuses it
-//    is decided by the target alone. g++ fuses only within a basic block, so the scalar code has no branches either.
+//  - A multiplication followed by an addition is written multiply_add and nowhere else: that of fma.hxx, which has one
+//    rounding or two as SOFIE_FMA says.
 //  - opaque() ends every such step. It keeps the optimiser from fusing an addition with a second candidate, a product
 //    of the caller included, and from reassociating under -ffast-math, which would cancel the rounding constant.
 //  - clang tags each instruction with its floating-point permissions; SOFIE_STRICT_FLOAT withdraws them in its
@@ -27,13 +28,10 @@
 // Older clangs have float_control on x86 only. Elsewhere its other prohibitions matter to NaNs alone.
 #if defined(__clang__) && defined(__SSE2__)
 #define SOFIE_STRICT_FLOAT _Pragma("float_control(precise, on)") _Pragma("clang fp contract(off)")
-#define SOFIE_FUSED_FLOAT _Pragma("float_control(precise, on)") _Pragma("clang fp contract(on)")
 #elif defined(__clang__)
 #define SOFIE_STRICT_FLOAT _Pragma("clang fp reassociate(off) contract(off)")
-#define SOFIE_FUSED_FLOAT _Pragma("clang fp reassociate(off) contract(on)")
 #else
 #define SOFIE_STRICT_FLOAT
-#define SOFIE_FUSED_FLOAT
 #endif
 
 // clang's built-in functions ignore float_control: under -ffast-math, square roots on x86 become estimates.
@@ -140,8 +138,7 @@ template <class V, class Factor, class Addend> SOFIE_MATH V multiply_add(V a, Fa
    const V product = opaque(a * b);
    return opaque(product + c);
 #else
-   SOFIE_FUSED_FLOAT
-   return opaque(a * b + c);
+   return opaque(detail::multiply_add(a, b, c));
 #endif
 }
 
@@ -447,6 +444,5 @@ SOFIE_MATH double sigmoid(double x)
 #undef SOFIE_FUNCTIONS
 #undef SOFIE_ESTIMATES_ROOT
 #undef SOFIE_ELEMENTWISE_ROOT
-#undef SOFIE_FUSED_FLOAT
 #undef SOFIE_STRICT_FLOAT
 #undef SOFIE_MATH

@@ -23,7 +23,7 @@ from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 
 from sofie.dialects.blas import GemmOp
 from sofie.dialects.types import element_of, strides_of
-from sofie.emit.expressions import ExpressionPrinter
+from sofie.emit.expressions import ExpressionPrinter, fused_product, is_fused
 from sofie.emit.spelling import (
     ATOM,
     EXTREMA,
@@ -102,8 +102,11 @@ class KernelPrinter(ExpressionPrinter):
         result = op.results[0]
         if not result.uses:
             return
+        if isinstance(op, arith.MulfOp) and not self.exact and is_fused(op):
+            self._keep_factors(op)
+            return
         expression = self.expression(op)
-        expression.reads = _reads_memory(op) or any(v in self.spelled and self.spelled[v].reads for v in op.operands)
+        expression.reads = _reads_memory(op) or any(v in self.spelled and self.spelled[v].reads for v in _inside(op))
         room = WIDTH - 3 * self.depth - 12
         waits = not _read_twice(op) and _can_wait(op, expression.reads)
         if _always_inline(op) or (waits and (len(expression.text) < room or _accumulates(op))):
@@ -112,6 +115,18 @@ class KernelPrinter(ExpressionPrinter):
         name = self.names(result.name_hint or _default_name(op))
         self.line(f"const {type_name(result.type)} {name} = {expression.text};")
         self.spelled[result] = Expression(name, ATOM)
+
+    def _keep_factors(self, op: arith.MulfOp) -> None:
+        """Names for the factors of a product that its sums compute, where they could not be read there."""
+        for factor in op.operands:
+            known = self.spelled.get(factor)
+            if known is None:
+                continue
+            several = len(list(op.result.uses)) > 1
+            if (known.reads and not _can_wait(op, True)) or (known.level != ATOM and several):
+                name = self.names(factor.name_hint or "x")
+                self.line(f"const {type_name(factor.type)} {name} = {self.vector_text(factor)};")
+                self.spelled[factor] = Expression(name, ATOM)
 
     def _store(self, op: memref.StoreOp) -> None:
         self.line(f"{self.access(op.memref, op.indices)} = {self.text(op.value)};")
@@ -292,6 +307,13 @@ def _can_wait(op: Operation, reads: bool) -> bool:
             return False
         current = current.next_op
     return True  # a loop reads its start values before anything in it writes
+
+
+def _inside(op: Operation) -> Sequence[SSAValue]:
+    """The operands that the text of an op holds, those of a fused product among them."""
+    if isinstance(op, arith.AddfOp | arith.SubfOp) and (product := fused_product(op)) is not None:
+        return (*op.operands, *product.operands)
+    return op.operands
 
 
 def _reads_memory(op: Operation) -> bool:

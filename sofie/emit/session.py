@@ -41,6 +41,7 @@ def session(program: Program, embed: bool, profile: bool = False) -> str:
     vectors = [part for p in program.outputs for part in _returns(p)]
     result = vectors[0] if len(vectors) == 1 else f"std::tuple<{', '.join(vectors)}>"
     arguments = ["weights_.data()", "arena_.get()", *(["profile_"] if profile else [])]
+    arguments += ["*threads_"] if program.threads > 1 else []
     arguments += [f"static_cast<std::ptrdiff_t>({name})" for name in program.sizes.values()]
     arguments += [_pass(p, const=True) for p in program.inputs] + ["random_state_"] * program.draws
     arguments += [_pass(p, const=False) for p in program.outputs]
@@ -66,6 +67,8 @@ def session(program: Program, embed: bool, profile: bool = False) -> str:
     measured = PROFILE_METHODS if profile else ""
     times = "detail::kernel_times(level_)" if several else f"{program.variants[0].cpu.namespace}::kernel_times()"
     timer = f"\n   detail::Profile profile_{{{times}}};" if profile else ""
+    pool = f"std::unique_ptr<detail::Threads> threads_{{new detail::Threads({program.threads})}};"
+    crew = f"\n   {pool}" if program.threads > 1 else ""
     default = "   Session() : Session(Weights()) {}\n" if embed else ""
     default_file = "" if embed else f" = {string(program.name + '.dat')}"
     return f"""// One thread's scratch memory; the weights are shared. Inference allocates only what it returns.
@@ -94,7 +97,7 @@ private:
    }};
 
    Weights weights_;
-   std::unique_ptr<unsigned char, Free> arena_;{member}{_LEVEL_MEMBERS if several else ""}{timer}
+   std::unique_ptr<unsigned char, Free> arena_;{member}{_LEVEL_MEMBERS if several else ""}{timer}{crew}
 }};"""
 
 

@@ -24,7 +24,6 @@ from sofie.emit.spelling import ATOM, Expression, comment, listed, scalar_type
 from sofie.emit.vectors import vector_types
 from sofie.errors import SofieError
 from sofie.extents import symbols_by_argument
-from sofie.loops import THREADS
 from sofie.random_state import state_of
 from sofie.rewrite import blame, node_names
 from sofie.target import Cpu
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
     from sofie.emit.cpp import Program
 
 _MATH = ("exp", "log", "sqrt", "tanh", "erf")
+_FUSES = ("multiply_add(", *(f"{name}(" for name in _MATH))
 _VECTORS = tuple(f"v{lanes}{letter}" for lanes in (2, 4, 8, 16) for letter in "fi")
 
 
@@ -77,14 +77,16 @@ class EntryPrinter(KernelPrinter):
             super().statement(op)
 
     def _by_threads(self, op: scf.ParallelOp) -> None:
-        """A parallel loop over the parts of a kernel; without OpenMP they run one after the other."""
-        threads = op.attributes[THREADS]
-        assert isinstance(threads, IntegerAttr)
-        self.lines.append("#if defined(_OPENMP)")
-        self.lines.append(f"#pragma omp parallel for num_threads({threads.value.data}) schedule(dynamic)")
-        self.lines.append("#endif")
+        """A parallel loop over the parts of a kernel."""
+        (part,) = op.body.block.args
+        name = self.names(part.name_hint or "part")
+        self.spelled[part] = Expression(name, ATOM)
         laps, self.laps = self.laps, None  # one clock for all the threads
-        super().statement(op)
+        self.line(f"threads.run({self.text(op.upperBound[0])}, [&](index {name}) {{")
+        self.depth += 1
+        self.block(op.body.block)
+        self.depth -= 1
+        self.line("});")
         self.laps = laps
         self._lap()
 
@@ -119,12 +121,15 @@ class Variant:
         return kernels_of(self.module, self.reproducible)
 
     def homes(self, earlier: Sequence[Variant]) -> dict[str, str]:
-        """The namespaces of the kernels that need not be printed again: equal, and either scalar or as rich in FMA."""
+        """The namespaces of the kernels that need not be printed again: equal, and rounding alike.
+
+        Scalar ones without a multiply-add round alike on every CPU, all others on those that are as rich in FMA.
+        """
         found: dict[str, str] = {}
         for name, text in self.kernels.items():
-            scalar = not any(vector in text for vector in _VECTORS)
+            plain = not any(word in text for word in (*_VECTORS, *_FUSES))
             for variant in earlier:
-                if variant.kernels[name] == text and (scalar or variant.cpu.fma == self.cpu.fma):
+                if variant.kernels[name] == text and (plain or variant.cpu.fma == self.cpu.fma):
                     found[name] = variant.cpu.namespace
                     break
         return found
@@ -136,6 +141,7 @@ class Variant:
         own = [text for name, text in self.kernels.items() if name not in homes]
         kernels = "\n\n".join(own)
         parts = [source("lanes.hxx", told)]
+        parts += [] if self.reproducible else [source("fma.hxx", told)]
         parts += [vector_types(kernels)] if self.cpu.lanes > 1 else []
         parts += [source("math.hxx", told)] if any(f"{name}(" in kernels for name in _MATH) else []
         parts += [f"namespace kernels {{\n\n{kernels}\n\n}} // namespace kernels"] if kernels else []
@@ -147,6 +153,7 @@ class Variant:
             [
                 *self._target(portable=len(program.variants) > 1),
                 f"#define SOFIE_LANES {self.cpu.lanes}",
+                *self._fma(),
                 "",
                 f"namespace {name} {{",
                 "",
@@ -156,13 +163,22 @@ class Variant:
                 "",
                 "#undef SOFIE_TARGET",
                 "#undef SOFIE_LANES",
+                *(["#undef SOFIE_FMA"] if self._fma() else []),
                 "#undef SOFIE_INLINE",
             ]
         )
 
+    def _fma(self) -> list[str]:
+        """Says whether multiply-adds are one instruction: where the attribute brings it, or the flags do."""
+        if self.reproducible:
+            return []
+        if self.cpu.fma:
+            return ["#define SOFIE_FMA"]
+        return [] if self.cpu.level else ["#if defined(__FMA__) || defined(__aarch64__)", "#define SOFIE_FMA", "#endif"]
+
     def _target(self, portable: bool) -> list[str]:
         """The attribute of all functions; a `portable` variant of 4 lanes does without it on other machines."""
-        bare = "#define SOFIE_TARGET" + " SOFIE_EXACT_TARGET" * self.reproducible
+        bare = f"#define SOFIE_TARGET {'SOFIE_EXACT_TARGET' if self.reproducible else 'SOFIE_UNFUSED'}"
         define = f"{bare} {self.cpu.attribute}".rstrip()
         if not self.cpu.level or (portable and self.cpu.lanes > 4):
             return [define]
@@ -177,6 +193,8 @@ class Variant:
         if profile:
             parameters.append(f"shared::Profile &{printer.names('profile')}")
             printer.line("profile.start();")
+        if program.threads > 1:
+            parameters.append(f"shared::Threads &{printer.names('threads')}")
         unused = {"weights", "arena"}
         ports = iter([*program.inputs, *program.outputs])
         given, state = symbols_by_argument(self.infer), state_of(self.infer)

@@ -7,12 +7,10 @@
     call @conv(%x, %y)                                 scf.parallel (%part) = 0 to 4 { call @conv(%x, %y, %part) }
 
 A parallel loop in @infer is what threads run. Iterations of the nest are independent and a sum is never split, so the
-arithmetic does not depend on the number of threads. (A C++ compiler may still fuse a product with its sum in one shape
-of a loop and not in another, in what is left over from vectors, unless the code is reproducible.) The loop is the
-outermost that divides into equal parts, at least as many as threads and nearly a multiple of them; parts of 16
-iterations or a multiple are preferred, so that vectors and register tiles stay whole. Declines kernels below
-`min_flops` (starting threads costs some microseconds), those that are more than one nest, and loops whose extent only
-the run knows.
+bits do not depend on the number of threads. The loop is the outermost that divides into equal parts, at least as many
+as threads and nearly a multiple of them; parts of 16 iterations or a multiple are preferred, so that vectors and
+register tiles stay whole. Declines kernels below `min_flops` (starting threads costs some microseconds), those that
+are more than one nest, and loops whose extent only the run knows.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-MATH = Path(__file__).resolve().parents[2] / "sofie" / "emit" / "math.hxx"
+EMIT = Path(__file__).resolve().parents[2] / "sofie" / "emit"
 COMPILERS = [name for name in ("g++", "clang++", "clang++-14") if shutil.which(name)][:2]
 WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Wpedantic", "-Wconversion", "-Werror"]
 
@@ -23,13 +23,16 @@ WIDTHS = [SSE2, AVX2, (16, AVX512)]
 BOUNDS = {"exp": 1.0, "log": 0.95, "tanh": 2.45, "quick_tanh": 6.05, "sigmoid": 2.4, "erf": 1.2, "sqrt": 0.5}
 
 KERNELS = """
+#define SOFIE_INLINE SOFIE_TARGET inline __attribute__((always_inline))
 namespace model {
 #if SOFIE_LANES < 4
 typedef char v4f32; // the name is free
 #endif
+#include FMA
 #include MATH
 }
 namespace another_model_in_the_same_program {
+#include FMA
 #include MATH
 }
 
@@ -273,7 +276,8 @@ def run_kernels(
     (folder / "kernels.cpp").write_text(KERNELS)
     attribute = f'__attribute__((target("{target}")))' if target else ""
     command(
-        compiler, "-std=c++17", *flags, *WARNINGS, f'-DMATH="{MATH}"', f"-DSOFIE_LANES={lanes}",
+        compiler, "-std=c++17", *flags, *WARNINGS, f'-DFMA="{EMIT / "fma.hxx"}"', f'-DMATH="{EMIT / "math.hxx"}"',
+        *["-DSOFIE_FMA"] * target.endswith("fma"), f"-DSOFIE_LANES={lanes}",
         f"-DSOFIE_TARGET={attribute}", "-c", folder / "kernels.cpp", "-o", folder / "kernels.o",
     )  # fmt: skip
     command(compiler, *(link_flags or []), reference, folder / "kernels.o", "-lm", "-o", folder / "program")

@@ -62,7 +62,8 @@ class AssignLayouts(ModulePass):
             block = function.body.block
             for inner in list(block.ops):
                 layouts.visit(inner)
-            structured.erase_unread(block)
+            if layouts.changed:
+                structured.erase_unread(block)
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,11 @@ class _Layouts:
     def __init__(self, channels_last: bool, batch_last: bool) -> None:
         self._channels_last, self._batch_last = channels_last, batch_last
         self._forms: dict[SSAValue, dict[Order, SSAValue]] = {}
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything got another order."""
+        return bool(self._forms)
 
     def visit(self, op: Operation) -> None:
         """Rewrites an op that has a better order; gives any other the order it was written for."""

@@ -11,7 +11,8 @@
 
 The loops that all members share stand outside, as `scf.parallel`: their iterations are independent. Inside, the
 members follow one another, each with the loops it has left. A `sofie.tile` shrinks to the axes that are not shared:
-to a scalar when there are none, else to a local buffer. Loops of one trip disappear.
+to a scalar when there are none, else to a local buffer. A loop along which a constant is packed is walked panel by
+panel, and what fills no panel once more behind it. Loops of one trip disappear.
 """
 
 from __future__ import annotations

@@ -9,9 +9,10 @@
 The lanes' loop is the one along which the accesses inside the reductions are contiguous or do not move; stores may be
 strided, they happen once. Where there is a reduction, `tile` iterations of a second loop and several vectors are
 unrolled together: one SSA vector an accumulator, so that each loaded value serves many multiply-adds. What does not
-fill a tile is done by smaller ones: fewer rows, fewer vectors, 4 lanes, single elements; rows of a run-time extent go
-by whole tiles, by two, one by one. Every element sees the same operations in the same order. `sofie.lanes` plans all
-that. Declines (the scalar nest stays) for integers, comparisons, and operations that the emitted run-time code has no
+fill a tile is done by smaller ones: fewer rows, fewer vectors, a last vector across the one before it where elements
+may be computed twice, else 4 lanes and single elements; rows of a run-time extent go by whole tiles, by two, one by
+one. The loops around a tile stand in the order that moves the fewest bytes. Every element sees the same operations in
+the same order. `sofie.lanes` plans all that. Declines (the scalar nest stays) for integers, comparisons, and operations that the emitted run-time code has no
 vector form of.
 """
 
@@ -366,10 +367,8 @@ class _TileEmitter:
     def _load(self, op: memref.LoadOp, instance: Instance) -> SSAValue:
         indices = [self.at(v, instance) for v in op.indices]
         if self.on_lanes(op.res):
-            load = vector.LoadOp(op.memref, indices, self.vector_type(op.res.type))
-        else:
-            load = memref.LoadOp.get(op.memref, indices)  # type: ignore[assignment]
-        return self.add(load)
+            return self.add(vector.LoadOp(op.memref, indices, self.vector_type(op.res.type)))
+        return self.add(memref.LoadOp.get(op.memref, indices))
 
     def _stores(self, op: memref.StoreOp) -> None:
         across = self.tiler.nest.body.block.args[self.tiler.plan.lanes_loop]

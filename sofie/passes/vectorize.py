@@ -12,8 +12,8 @@ unrolled together: one SSA vector an accumulator, so that each loaded value serv
 fill a tile is done by smaller ones: fewer rows, fewer vectors, a last vector across the one before it where elements
 may be computed twice, else 4 lanes and single elements; rows of a run-time extent go by whole tiles, by two, one by
 one. The loops around a tile stand in the order that moves the fewest bytes. Every element sees the same operations in
-the same order. `sofie.lanes` plans all that. Declines (the scalar nest stays) for integers, comparisons, and operations that the emitted run-time code has no
-vector form of.
+the same order. `sofie.lanes` plans all that. Declines (the scalar nest stays) for integers, comparisons, and operations
+that the emitted run-time code has no vector form of.
 """
 
 from __future__ import annotations

@@ -34,20 +34,25 @@ def build(name: str, plan: Plan) -> Variants:
     commands: dict[str, Command] = {}
     same: list[str] = []
     failed: dict[str, str] = {}
-    whole = ""
+    whole: list[str] = []
     for left_out in ("", *optional_passes()):
         label = left_out or WHOLE
         try:
             program = lower(suite_case.model, "model", Options(without=[left_out] if left_out else []))
-            header = program.header()
-            if left_out and header == whole:
+            code = _code(program.header())
+            if left_out and code == whole:
                 same.append(left_out)
                 continue
-            whole = whole or header
+            whole = whole or code
             commands[label] = ours(suite_case, program, NATIVE, label)
         except SofieError as problem:
             failed[label] = str(problem)
     return Variants(name, commands, same, failed)
+
+
+def _code(header: str) -> list[str]:
+    """The lines of a header, without those that say with which options it was made."""
+    return [line for line in header.splitlines() if not line.startswith("// --")]
 
 
 def ablate(names: Sequence[str], plan: Plan) -> tuple[dict[str, dict[str, float]], list[str]]:

@@ -117,7 +117,8 @@ def test_as_many_iterations_as_a_size_of_the_run(needs_compiler: None) -> None:
 def test_an_endless_loop_stops_where_its_condition_says(needs_compiler: None) -> None:
     """It would run 2^62 times."""
     compiled = sofie.compile(model(WHILE))
-    assert "&&" in compiled.program.entry()
+    (variant,) = compiled.program.variants
+    assert "&&" in variant.entry(compiled.program, variant.homes([]))
     y, n = compiled(np.array([1, 2], np.float32), np.float32(100))
     assert n == 6 and y[1] == 128
 

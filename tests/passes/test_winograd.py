@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 import onnx.helper as oh
 import onnx.numpy_helper
-import onnxruntime as ort
 import pytest
 
 import sofie
@@ -53,10 +52,14 @@ def _model(
     return oh.make_model(graph, opset_imports=[oh.make_opsetid("", 17)], ir_version=8)
 
 
+WORSE = {2: 1.1, 4: 2.5}
+"""How much larger than the direct sum's error that of a tile may be."""
+
+
 @pytest.mark.parametrize("tile", [2, 4])
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 def test_numbers(shape: dict[str, Any], tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tile at an edge that is read or written beyond it; an error beyond 4 times that of ONNX Runtime."""
+    """A tile at an edge that is read or written beyond it; points whose error is not of the direct sum's size."""
     monkeypatch.setattr("sofie.passes.winograd.cheapest", lambda *_: tile)
     model = _model(**shape)
     rng = np.random.default_rng(1)
@@ -65,10 +68,10 @@ def test_numbers(shape: dict[str, Any], tile: int, monkeypatch: pytest.MonkeyPat
         for i in model.graph.input
     }
     got = sofie.compile(model, passes="fuse,lower").run(feeds)["y"]
-    single = ort.InferenceSession(model.SerializeToString()).run(None, feeds)[0]
+    direct = sofie.compile(model, without=["winograd"]).run(feeds)["y"]
     truth = _direct(model, feeds)
     scale = np.abs(truth).max()
-    assert np.abs(got - truth).max() <= 4 * np.abs(single - truth).max() + 4 * np.spacing(np.float32(scale))
+    assert np.abs(got - truth).max() <= WORSE[tile] * np.abs(direct - truth).max() + 4 * np.spacing(np.float32(scale))
 
 
 def _direct(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from xdsl.builder import Builder
-from xdsl.dialects import tensor
+from xdsl.dialects import arith, tensor
 from xdsl.dialects.builtin import AffineMapAttr, TensorType
 from xdsl.dialects.linalg import ops as linalg
 from xdsl.dialects.linalg.attrs import IteratorType, IteratorTypeAttr
@@ -95,6 +95,26 @@ def yielded(op: GenericOp) -> tuple[SSAValue, ...]:
     last = op.body.block.last_op
     assert isinstance(last, linalg.YieldOp)
     return tuple(last.arguments)
+
+
+def inlined(op: GenericOp, given: Sequence[SSAValue], add: Callable[[Operation], object]) -> SSAValue:
+    """The one scalar that the body makes of its first arguments; each op of it is handed to `add`."""
+    values: dict[SSAValue, SSAValue] = dict(zip(op.body.block.args, given, strict=False))
+    for inner in body_ops(op):
+        clone = inner.clone(values)
+        add(clone)
+        values.update(zip(inner.results, clone.results, strict=True))
+    (result,) = yielded(op)
+    return values.get(result, result)
+
+
+def fill_of(value: SSAValue) -> arith.ConstantOp | None:
+    """The constant that a fill puts everywhere; None where `value` is made by anything else."""
+    op = value.owner
+    if not isinstance(op, GenericOp) or op.inputs or len(op.results) != 1:
+        return None
+    constant = yielded(op)[0].owner
+    return constant if isinstance(constant, arith.ConstantOp) else None
 
 
 def identity(rank: int) -> AffineMap:

@@ -236,16 +236,14 @@ class _Layouts:
                 return False
             result = tuple(sorted(range(len(groups)), key=lambda g: places[g]))
             apart, kind = [groups[g] for g in result], "collapse"
+        if _canonical(result, shape) != result:
+            return False
         numbered, start = [], 0
         for group in apart:
             numbered.append(list(range(start, start + len(group))))
             start += len(group)
         step: Step = (kind, _permuted(shape, result), numbered)
-        new = reshape_op(self.form(op.src, order), step, op)
-        value = _at(op).insert(new)
-        if _canonical(result, shape) != result:
-            return False
-        self._replace(op.result, result, value)
+        self._replace(op.result, result, _at(op).insert(reshape_op(self.form(op.src, order), step, op)))
         return True
 
 

@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from xdsl.context import Context
-from xdsl.dialects import tensor
+from xdsl.dialects import arith, tensor
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.dialects.linalg.ops import GenericOp
 from xdsl.ir import SSAValue
 from xdsl.passes import ModulePass
 
@@ -38,26 +37,21 @@ class FillBorders(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         for insert in [o for o in op.walk() if isinstance(o, tensor.InsertSliceOp)]:
-            fill = insert.dest.owner
-            if isinstance(fill, GenericOp) and _fills(fill) and users(insert.dest) == [insert]:
+            constant = structured.fill_of(insert.dest)
+            if constant is not None and users(insert.dest) == [insert]:
                 inside = math.prod(map(sizes.most, shape_of(insert.source))) * bytes_of(element_of(insert.source))
                 if inside >= self.min_bytes:
-                    _rewrite(insert, fill)
+                    _rewrite(insert, constant)
 
 
-def _fills(op: GenericOp) -> bool:
-    """Whether an op puts one constant everywhere."""
-    return not op.inputs and len(op.results) == 1 and not any(o.operands for o in structured.body_ops(op))
-
-
-def _rewrite(insert: tensor.InsertSliceOp, fill: GenericOp) -> None:
+def _rewrite(insert: tensor.InsertSliceOp, constant: arith.ConstantOp) -> None:
     offsets = extents.entries(insert.static_offsets.get_values(), insert.offsets)
     shape, inside = list(shape_of(insert.dest)), list(shape_of(insert.source))
     starts = [offset for offset in offsets if not isinstance(offset, SSAValue)]
     steps = set(insert.static_strides.get_values())
     if len(starts) != len(shape) or not sizes.is_static([*shape, *inside]) or steps != {1}:
         return
-    site = Site(fill.location, insert)
+    site = Site(insert.location, insert)
     value = site.empty(shape, element_of(insert.dest))
     low, high = [0] * len(shape), list(shape)
     for axis, (start, extent) in enumerate(zip(starts, inside, strict=True)):
@@ -65,17 +59,9 @@ def _rewrite(insert: tensor.InsertSliceOp, fill: GenericOp) -> None:
             if first < last:
                 at = [*low[:axis], first, *low[axis + 1 :]]
                 part = [h - a for h, a in zip([*high[:axis], last, *high[axis + 1 :]], at, strict=True)]
-                value = site.put(_filled(site, fill, part), value, at)
+                value = site.put(site.fill(constant.clone(), part, element_of(value)), value, at)
         low[axis], high[axis] = start, start + extent
     insert.operands[1] = value
     block = site.home
     assert block is not None
     structured.erase_unread(block)
-
-
-def _filled(site: Site, fill: GenericOp, shape: list[int]) -> SSAValue:
-    """A tensor of another shape that is filled with the same constant."""
-    (result,) = structured.yielded(fill)
-    constants = [op.clone() for op in structured.body_ops(fill)]
-    place = next(k for k, op in enumerate(structured.body_ops(fill)) if op is result.owner)
-    return site.fill(constants[place], shape, element_of(fill.results[0]))

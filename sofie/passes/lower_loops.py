@@ -301,13 +301,7 @@ class _Nest:
         writers = [w for w in self.members[:m] if value in w.outputs]
         if not writers or not self._only_starts(writers[-1]):
             return None
-        values: dict[SSAValue, SSAValue] = {}
-        for op in structured.body_ops(writers[-1]):
-            clone = op.clone(values)
-            block.add_op(clone)
-            values.update(zip(op.results, clone.results, strict=True))
-        (start,) = structured.yielded(writers[-1])
-        return values.get(start, start)
+        return structured.inlined(writers[-1], [], block.add_op)
 
     def _last_writers(self) -> dict[SSAValue, int]:
         return {value: m for m, member in enumerate(self.members) for value in member.outputs}

@@ -32,7 +32,7 @@ from sofie.dialects.onnx import OnnxOp, op_classes
 from sofie.dialects.sofie import WeightOp
 from sofie.dialects.types import element_of, numpy_dtype, shape_of, tensor
 from sofie.rewrite import replace
-from sofie.sizes import Size, most
+from sofie.sizes import Size, broadcast, most
 
 Floats = npt.NDArray[np.float64]
 
@@ -209,13 +209,7 @@ class _Builder:
         return self.onnx("Gather", [product, indices], [*shape_of(term.rows)[:-1], outputs], repeat)
 
     def add(self, a: SSAValue, b: SSAValue) -> SSAValue:
-        return self.onnx("Add", [a, b], _broadcast(shape_of(a), shape_of(b)), None)
-
-
-def _broadcast(a: Sequence[int], b: Sequence[int]) -> list[int]:
-    rank = max(len(a), len(b))
-    a, b = [1] * (rank - len(a)) + list(a), [1] * (rank - len(b)) + list(b)
-    return [y if x == 1 else x for x, y in zip(a, b, strict=True)]
+        return self.onnx("Add", [a, b], broadcast(shape_of(a), shape_of(b)), None)
 
 
 def _rewrite(product: OnnxOp, terms: Sequence[Term]) -> None:

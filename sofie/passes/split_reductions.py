@@ -259,18 +259,10 @@ class _Joining:
 def _from_start(site: Site, row: Row, result: SSAValue) -> SSAValue:
     """The result joined with what the op started from, unless that changes nothing."""
     start = row.op.outputs[0]
-    if _constant(start) == NEUTRAL[row.join]:
+    constant = structured.fill_of(start)
+    number = constant.value if constant is not None else None
+    if isinstance(number, FloatAttr) and number.value.data == NEUTRAL[row.join]:
         return result
     maps = [structured.identity(len(shape_of(result)))] * 3
     empty = site.empty(shape_of(result), element_of(result))
     return site.generic([start, result], [empty], maps, lambda b, args: [row.joined(b, args[0], args[1])])[0]
-
-
-def _constant(value: SSAValue) -> float | None:
-    """The number that a fill puts everywhere."""
-    owner = value.owner
-    if not isinstance(owner, GenericOp) or owner.inputs:
-        return None
-    constant = structured.yielded(owner)[0].owner
-    number = constant.value if isinstance(constant, arith.ConstantOp) else None
-    return number.value.data if isinstance(number, FloatAttr) else None

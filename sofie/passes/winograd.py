@@ -321,11 +321,11 @@ class _Rewrite:
 
         def finish(b: Builder, value: SSAValue, given: Sequence[SSAValue]) -> SSAValue:
             taken = [given[k] for k in from_start]
-            begin = _inline(b, owner, taken) if isinstance(owner, GenericOp) else taken[0]
+            begin = structured.inlined(owner, taken, b.insert) if isinstance(owner, GenericOp) else taken[0]
             value = b.insert(arith.AddfOp(value, begin)).result
             if epilogue is None:
                 return value
-            return _inline(b, epilogue, [value if k is None else given[k] for k in places])
+            return structured.inlined(epilogue, [value if k is None else given[k] for k in places], b.insert)
 
         return finish
 
@@ -400,17 +400,6 @@ def _is_start(value: SSAValue) -> bool:
     )
 
 
-def _inline(b: Builder, op: GenericOp, given: Sequence[SSAValue]) -> SSAValue:
-    """The scalar that the body of an elementwise op makes of its inputs."""
-    values: dict[SSAValue, SSAValue] = dict(zip(op.body.block.args, given, strict=False))
-    for inner in structured.body_ops(op):
-        clone = inner.clone(values)
-        b.insert(clone)
-        values.update(zip(inner.results, clone.results, strict=True))
-    (result,) = structured.yielded(op)
-    return values.get(result, result)
-
-
 def _apart(tiles: int) -> int:
     """Room for so many tiles at each place of the transform, odd so that the places do not meet in a cache's lines."""
     return tiles + 1 - tiles % 2
@@ -439,14 +428,6 @@ def _widened(site: Site, x: SSAValue, shape: Sequence[int]) -> SSAValue:
 
 
 def _is_zero(value: SSAValue) -> bool:
-    owner = value.owner
-    if not isinstance(owner, GenericOp) or owner.inputs:
-        return False
-    (result,) = structured.yielded(owner)
-    constant = result.owner
-    return (
-        isinstance(constant, arith.ConstantOp)
-        and isinstance(constant.value, FloatAttr)
-        and constant.value.value.data == 0.0
-        and math.copysign(1.0, constant.value.value.data) > 0
-    )
+    constant = structured.fill_of(value)
+    number = constant.value if constant is not None else None
+    return isinstance(number, FloatAttr) and number.value.data == 0.0 and math.copysign(1.0, number.value.data) > 0

@@ -6,8 +6,18 @@ from xdsl.dialects import arith, scf
 from xdsl.dialects.builtin import i1
 from xdsl.ir import SSAValue
 
+from sofie import affine
+
 THREADS = "sofie.threads"
 """The attribute of a parallel loop in @infer that says how many threads run it."""
+
+
+def trips(low: SSAValue, high: SSAValue, step: SSAValue) -> int | None:
+    """How often a loop runs, None where only the run knows it."""
+    first, last, by = (affine.constant(value) for value in (low, high, step))
+    if first is None or last is None or not by:
+        return None
+    return max(-((first - last) // by), 0)
 
 
 def guard(loop: scf.ForOp) -> SSAValue | None:

@@ -66,6 +66,7 @@ LOWER = (
     ),
     Step("split-threads", "if asked, large kernels become parts; before lanes, which only see the part"),
     Step("vectorize", "lanes and register tiles, for nests that still say which loops are parallel", level="loop"),
+    Step("prefetch", "where rows pass over a panel can be seen once they are tiles"),
 )
 GROUPS: dict[str, tuple[Step, ...]] = {"fuse": FUSE, "lower": LOWER}
 DEFAULT = "fuse,lower"

@@ -52,6 +52,12 @@ def _linalg() -> Dialect:
     return linalg_dialect()
 
 
+def _memref() -> Dialect:
+    from sofie.dialects.upstream import memref_dialect
+
+    return memref_dialect()
+
+
 OWN_DIALECTS: dict[str, Callable[[], Dialect]] = {"onnx": _onnx, "sofie": _sofie, "blas": _blas}
 
 
@@ -64,4 +70,10 @@ def all_passes() -> dict[str, Callable[[], type[ModulePass]]]:
 @cache
 def all_dialects() -> dict[str, Callable[[], Dialect]]:
     """Every dialect there is, by name."""
-    return {**get_all_dialects(), **Universe.get_multiverse().all_dialects, **OWN_DIALECTS, "linalg": _linalg}
+    return {
+        **get_all_dialects(),
+        **Universe.get_multiverse().all_dialects,
+        **OWN_DIALECTS,
+        "linalg": _linalg,
+        "memref": _memref,
+    }

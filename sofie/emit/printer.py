@@ -23,6 +23,7 @@ from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 
 from sofie.dialects.blas import GemmOp
 from sofie.dialects.types import element_of, strides_of
+from sofie.dialects.upstream import PrefetchOp
 from sofie.emit.expressions import ExpressionPrinter, fused_product, is_fused
 from sofie.emit.spelling import (
     ATOM,
@@ -33,10 +34,10 @@ from sofie.emit.spelling import (
     scalar_type,
     type_name,
 )
-from sofie.emit.unrolling import trips, unrolled
+from sofie.emit.unrolling import unrolled
 from sofie.errors import SofieError
 from sofie.extents import symbols_by_argument
-from sofie.loops import guard
+from sofie.loops import guard, trips
 from sofie.memory import is_written
 from sofie.rewrite import blame
 from sofie.sizes import Size
@@ -134,6 +135,9 @@ class KernelPrinter(ExpressionPrinter):
     def _vector_store(self, op: vector.StoreOp) -> None:
         self.line(f"detail::store({self.address(op.base, op.indices)}, {self.vector_text(op.vector)});")
 
+    def _prefetch(self, op: PrefetchOp) -> None:
+        self.line(f"__builtin_prefetch({self.address(op.memref, op.indices)}, {int(bool(op.isWrite))}, {op.locality});")
+
     def _gemm(self, op: GemmOp) -> None:
         """C += A' B' by the library."""
         m, n, k = map(self.extent, op.sizes)
@@ -161,7 +165,7 @@ class KernelPrinter(ExpressionPrinter):
             self.spelled[argument] = self.spelled[result] = Expression(name, ATOM)
         flag = guard(op)
         if flag is None and unrolled(op) is not None:
-            self.lines.append(f"#pragma GCC unroll {trips(op)}")
+            self.lines.append(f"#pragma GCC unroll {trips(op.lb, op.ub, op.step)}")
         self._loop(variable, op.lb, op.ub, op.step, "" if flag is None else f" && {self.text(flag)}")
         self.block(block)
         last = block.last_op
@@ -339,6 +343,7 @@ _Statement = Callable[..., None]
 _STATEMENTS: dict[type[Operation], _Statement] = {
     memref.StoreOp: KernelPrinter._store,
     vector.StoreOp: KernelPrinter._vector_store,
+    PrefetchOp: KernelPrinter._prefetch,
     GemmOp: KernelPrinter._gemm,
     memref.AllocaOp: KernelPrinter._alloca,
     memref.SubviewOp: KernelPrinter._subview,

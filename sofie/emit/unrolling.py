@@ -10,24 +10,16 @@ from __future__ import annotations
 
 from xdsl.dialects import scf
 
-from sofie import affine
+from sofie.loops import trips
 
 MOST_TRIPS = 16
 MOST_OPS = 200
 """What g++ -O3 unrolls completely, about (its max-completely-peel-times and max-completely-peeled-insns)."""
 
 
-def trips(loop: scf.ForOp) -> int | None:
-    """How often a loop runs, None where only the run knows it."""
-    low, high, step = (affine.constant(value) for value in (loop.lb, loop.ub, loop.step))
-    if low is None or high is None or not step:
-        return None
-    return max(-((low - high) // step), 0)
-
-
 def unrolled(loop: scf.ForOp) -> int | None:
     """The operations of a loop once it and all loops in it are unrolled, None where it should stay a loop."""
-    times = trips(loop)
+    times = trips(loop.lb, loop.ub, loop.step)
     if times is None or not 1 < times <= MOST_TRIPS:
         return None
     total = 0

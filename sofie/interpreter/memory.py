@@ -15,6 +15,7 @@ from xdsl.ir import Operation, SSAValue
 from sofie.dialects.blas import GemmOp
 from sofie.dialects.sofie import TileOp
 from sofie.dialects.types import element_of, numpy_dtype, shape_of, shape_of_type, strides_and_offset
+from sofie.dialects.upstream import PrefetchOp
 from sofie.interpreter.lifetimes import is_written
 from sofie.interpreter.machine import Functions, numbers, poison, refusal, room_for, within
 from sofie.weights import Array
@@ -94,6 +95,11 @@ class MemoryFunctions(Functions):
     def dealloc(self, interpreter: Interpreter, op: memref.DeallocOp, values: PythonValues) -> PythonValues:
         """The memory's life ends."""
         poison(values[0])
+        return ()
+
+    @impl(PrefetchOp)
+    def prefetch(self, interpreter: Interpreter, op: PrefetchOp, values: PythonValues) -> PythonValues:
+        """Nothing: the element may even lie behind the buffer's end."""
         return ()
 
     @impl(memref.ViewOp)

@@ -436,7 +436,9 @@ class _TileEmitter:
 
 
 def _slot_name(argument: SSAValue, instance: Instance, rows: int, count: int) -> str:
-    """`sum`, `sum3` (row 3), `sumb` (the second vector) or `sum3b`."""
+    """`sum`, `sum3` (row 3), `sumb` (the second vector) or `sum3b`; after `sumz` comes `sumaa`."""
     row, column = instance
     name = argument.name_hint or "sum"
-    return f"{name}{row if rows > 1 else ''}{chr(ord('a') + column) if count > 1 else ''}"
+    more, letter = divmod(column, 26)
+    letters = (chr(ord("a") + more - 1) if more else "") + chr(ord("a") + letter)
+    return f"{name}{row if rows > 1 else ''}{letters if count > 1 else ''}"

@@ -151,7 +151,8 @@ def plan_of(nest: scf.ParallelOp, target: Cpu, tile: int = 0) -> Plan | None:
         tiles = -(-columns // (target.registers - 4))
         return Plan(d, None, lanes, -(-columns // tiles), overlap=overlap)
     rows = extent_of(nest, rows_loop)
-    heights = _heights(MANY_ROWS if rows is None else rows, columns, target.registers, tile)
+    sums = _sums(nest, d, rows_loop, target.registers)
+    heights = _heights(MANY_ROWS if rows is None else rows, columns, sums, tile or _apart(nest, d, rows_loop))
     outermost = _outermost(nest, d, rows_loop, len(heights) * lanes)
     return Plan(d, rows_loop, lanes, len(heights), heights, outermost, overlap)
 
@@ -239,10 +240,38 @@ def _rows_loop(nest: scf.ParallelOp, lanes_loop: int) -> int | None:
     return None if best is None else best[2]
 
 
-def _heights(rows: int, vectors: int, registers: int, tile: int) -> tuple[int, ...]:
+LINE, WAY, WAYS = 64, 4096, 6
+"""Bytes of a line and of one way of the first cache, where an address has one place; the ways that rows may fill."""
+
+
+def _apart(nest: scf.ParallelOp, lanes_loop: int, rows_loop: int) -> int:
+    """How many rows the first cache holds side by side; fewer where they lie a multiple of its ways apart."""
+    args = nest.body.block.args
+    most_rows = MANY_ROWS
+    for op, _ in _accesses(nest):
+        if isinstance(op, memref.LoadOp) and movement(op, args[lanes_loop]) == 0:
+            distance = abs(movement(op, args[rows_loop]) or 0) * bytes_of(element_of(op.memref))
+            if distance >= LINE:
+                most_rows = min(most_rows, WAYS * (WAY // math.gcd(distance, WAY)))
+    return most_rows
+
+
+def _sums(nest: scf.ParallelOp, lanes_loop: int, rows_loop: int, registers: int) -> int:
+    """How many vectors the sums and kept operands of a tile may fill.
+
+    All registers but one, where the other operand is one element at a time. Where it is a vector for each sum, as of a
+    depthwise convolution, compilers load many of them early: half the registers, and no fewer than hide the latency.
+    """
+    lanes, rows = nest.body.block.args[lanes_loop], nest.body.block.args[rows_loop]
+    loads = [op for op, times in _accesses(nest) if isinstance(op, memref.LoadOp) and times > 1]
+    vectors = any(movement(op, lanes) == 1 and movement(op, rows) != 0 for op in loads)
+    return max(registers // 2, 14) if vectors else registers - 1
+
+
+def _heights(rows: int, vectors: int, registers: int, limit: int) -> tuple[int, ...]:
     """Rows of a tile of one vector, of two, ..: as many vectors as take the fewest cycles over all rows and columns.
 
-    A tile's sums, one row of constants and one element of the other operand have to fit into the registers; of equals,
+    A tile's sums and one row of constants have to fit into `registers`, and its rows are at most `limit`; of equals,
     the one with most sums, then with fewest loads.
     """
 
@@ -251,7 +280,7 @@ def _heights(rows: int, vectors: int, registers: int, tile: int) -> tuple[int, .
 
     best: list[int] = []
     for count in range(1, min(vectors, 4) + 1):
-        most_rows = min(tile or registers, rows, (registers - count - 1) // count)
+        most_rows = min(limit, rows, (registers - count) // count)
         best.append(min(range(1, most_rows + 1), key=lambda height: (total(height, count), -height)))
 
     def whole(count: int) -> tuple[float, int, int]:

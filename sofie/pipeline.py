@@ -47,6 +47,7 @@ FUSE = (
     Step("winograd", "one elementwise op follows each convolution by now; its parts are grouped below"),
     Step("fuse-reduction", "rows: reductions and elementwise ops over the same rows share their outer loops"),
     Step("fuse-epilogue", "bias, activation and residual join the contraction that feeds them", level="tensor"),
+    Step("fuse-windows", "groups are whole by now: two of them go together, a panel of channels at a time"),
 )
 LOWER = (
     Step("decompose", "nothing to do after `fuse`; lets `lower` stand alone", optional=False),

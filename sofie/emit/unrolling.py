@@ -8,7 +8,7 @@ g++ -O3 and clang do so unasked, g++ -O2 only where it is told; what a header gi
 
 from __future__ import annotations
 
-from xdsl.dialects import scf
+from xdsl.dialects import func, scf
 
 from sofie.loops import trips
 
@@ -18,13 +18,16 @@ MOST_OPS = 200
 
 
 def unrolled(loop: scf.ForOp) -> int | None:
-    """The operations of a loop once it and all loops in it are unrolled, None where it should stay a loop."""
+    """The operations of a loop once it and all loops in it are unrolled, None where it should stay a loop.
+
+    One that calls kernels stays: each of them would be inlined again and again.
+    """
     times = trips(loop.lb, loop.ub, loop.step)
     if times is None or not 1 < times <= MOST_TRIPS:
         return None
     total = 0
     for op in loop.body.block.ops:
-        size = unrolled(op) if isinstance(op, scf.ForOp) else None if op.regions else 1
+        size = unrolled(op) if isinstance(op, scf.ForOp) else None if op.regions or isinstance(op, func.CallOp) else 1
         if size is None:
             return None
         total += size

@@ -350,9 +350,7 @@ def _copy_where_not_free(function: func.FuncOp) -> None:
         for index in _written(op):
             target = op.operands[index]
             mine = _writable(root(target), op, outputs) and not sharing.reads_elsewhere(op, index)
-            if mine and (
-                _unshared(target) or (not isinstance(op, scf.ForOp) and not sharing.stale_readers(op, target))
-            ):
+            if mine and (_unshared(target) or (_alone(op, index) and not sharing.stale_readers(op, target))):
                 continue
             block = op.parent_block()
             assert block is not None
@@ -419,6 +417,14 @@ def _written(op: Operation) -> Sequence[int]:
     if isinstance(op, scf.ForOp):
         return [k for k in range(3, len(op.operands)) if structured.is_tensor(op.operands[k])]
     return range(1, 2) if isinstance(op, tensor.InsertSliceOp | tensor.InsertOp) else range(0)
+
+
+def _alone(op: Operation, index: int) -> bool:
+    """Whether no other value that a loop carries starts in the buffer of operand `index`."""
+    if not isinstance(op, scf.ForOp):
+        return True
+    mine = root(op.operands[index])
+    return not any(root(v) is mine for k, v in enumerate(op.operands) if k != index and structured.is_tensor(v))
 
 
 def _unshared(target: SSAValue) -> bool:

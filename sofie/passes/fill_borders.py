@@ -5,8 +5,9 @@
                                                                   ...                                    bottom, sides
                                                                   %y = insert %x into %q[0, 1, 1, 0]
 
-The inside is written once, by what computes %x. Declines where the inside is so small that one fill of everything is as
-quick, where others read the filled tensor, and for sizes and places of the run.
+The inside is written once, by what computes %x. A loop that carries the padded buffer and puts its %x into it anew
+each time fills as little. Declines where the inside is so small that one fill of everything is as quick, where others
+read the filled tensor, and for sizes and places of the run.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from xdsl.context import Context
-from xdsl.dialects import arith, tensor
+from xdsl.dialects import arith, scf, tensor
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import SSAValue
+from xdsl.ir import BlockArgument, Operation, SSAValue
 from xdsl.passes import ModulePass
 
 from sofie import extents, sizes, structured
@@ -37,21 +38,47 @@ class FillBorders(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         for insert in [o for o in op.walk() if isinstance(o, tensor.InsertSliceOp)]:
-            constant = structured.fill_of(insert.dest)
-            if constant is not None and users(insert.dest) == [insert]:
+            place = _carrying(insert) or insert
+            constant = structured.fill_of(place.operands[_filled(insert, place)])
+            if constant is not None and len(users(place.operands[_filled(insert, place)])) == 1:
                 inside = math.prod(map(sizes.most, shape_of(insert.source))) * bytes_of(element_of(insert.source))
                 if inside >= self.min_bytes:
-                    _rewrite(insert, constant)
+                    _rewrite(insert, place, constant)
 
 
-def _rewrite(insert: tensor.InsertSliceOp, constant: arith.ConstantOp) -> None:
+def _carrying(insert: tensor.InsertSliceOp) -> scf.ForOp | None:
+    """The loop that only carries what `insert` writes into from step to step, and is not read for it afterwards."""
+    carried, loop = insert.dest, insert.parent_op()
+    if (
+        not isinstance(loop, scf.ForOp)
+        or not isinstance(carried, BlockArgument)
+        or carried.block is not loop.body.block
+    ):
+        return None
+    position = carried.index - 1
+    last = loop.body.block.last_op
+    assert last is not None
+    kept = users(carried) == [insert] and last.operands[position] is insert.result
+    return loop if kept and not loop.res[position].uses else None
+
+
+def _filled(insert: tensor.InsertSliceOp, place: Operation) -> int:
+    """Which operand of `place` is the tensor that `insert` writes into, as it was before all."""
+    if place is insert:
+        return 1
+    assert isinstance(place, scf.ForOp) and isinstance(insert.dest, BlockArgument)
+    return len(place.operands) - len(place.iter_args) + insert.dest.index - 1
+
+
+def _rewrite(insert: tensor.InsertSliceOp, place: Operation, constant: arith.ConstantOp) -> None:
+    """The border is filled before `place`: the insertion, or the loop around it that carries the padded tensor."""
     offsets = extents.entries(insert.static_offsets.get_values(), insert.offsets)
     shape, inside = list(shape_of(insert.dest)), list(shape_of(insert.source))
     starts = [offset for offset in offsets if not isinstance(offset, SSAValue)]
     steps = set(insert.static_strides.get_values())
     if len(starts) != len(shape) or not sizes.is_static([*shape, *inside]) or steps != {1}:
         return
-    site = Site(insert.location, insert)
+    site = Site(insert.location, place)
     value = site.empty(shape, element_of(insert.dest))
     low, high = [0] * len(shape), list(shape)
     for axis, (start, extent) in enumerate(zip(starts, inside, strict=True)):
@@ -61,7 +88,7 @@ def _rewrite(insert: tensor.InsertSliceOp, constant: arith.ConstantOp) -> None:
                 part = [h - a for h, a in zip([*high[:axis], last, *high[axis + 1 :]], at, strict=True)]
                 value = site.put(site.fill(constant.clone(), part, element_of(value)), value, at)
         low[axis], high[axis] = start, start + extent
-    insert.operands[1] = value
+    place.operands[_filled(insert, place)] = value
     block = site.home
     assert block is not None
     structured.erase_unread(block)

@@ -21,6 +21,7 @@ from sofie.dialects.blas import GemmOp
 from sofie.dialects.sofie import WeightOp
 from sofie.dialects.types import bytes_of, element_of, shape_of
 from sofie.extents import symbols_by_argument
+from sofie.loops import most_trips
 from sofie.memory import memory_of
 from sofie.sizes import most
 from sofie.work import Work, counts
@@ -132,8 +133,10 @@ class _Counter:
     def _enter(self, counter: SSAValue, low: SSAValue, high: SSAValue, step: SSAValue) -> int:
         """How often a loop runs at most; notes the largest value of its counter."""
         start, end = self._least(low), self._most(high)
-        span = self._beyond(high, low)
         self.highest[counter] = max(end - 1, start)
+        if (trips := most_trips(low, high, step)) is not None:
+            return trips
+        span = self._beyond(high, low)
         return max(0, -(-(end - start if span is None else span) // max(self._most(step), 1)))
 
     def _beyond(self, high: SSAValue, low: SSAValue) -> int | None:

@@ -16,6 +16,7 @@ from xdsl.ir import Block, SSAValue
 
 from sofie import affine
 from sofie.dialects.types import bytes_of, element_of, shape_of, strides_and_offset
+from sofie.loops import most_trips
 from sofie.sizes import most
 from sofie.target import Cpu
 
@@ -37,7 +38,7 @@ FUNCTIONS = (
 )
 """Those that math.hxx has for float vectors."""
 
-INDEX_OPS = (arith.AddiOp, arith.SubiOp, arith.MuliOp)
+INDEX_OPS = (arith.AddiOp, arith.SubiOp, arith.MuliOp, arith.MaxSIOp, arith.MinSIOp)
 
 
 Outermost = Literal["columns", "others", "rows"]
@@ -112,7 +113,7 @@ def _accesses(nest: scf.ParallelOp) -> list[tuple[memref.LoadOp | memref.StoreOp
             if isinstance(op, memref.LoadOp | memref.StoreOp):
                 found.append((op, times))
             elif isinstance(op, scf.ForOp):
-                visit(op.body.block, times * (affine.constant(op.ub) or 1))
+                visit(op.body.block, times * (most_trips(op.lb, op.ub, op.step) or 1))
 
     visit(nest.body.block, 1)
     return found
@@ -205,7 +206,7 @@ def _has_vector_form(nest: scf.ParallelOp) -> bool:
 def _cost(nest: scf.ParallelOp, d: int, loop: SSAValue, lanes: int) -> float | None:
     """Cost per element with loop `d` on lanes; None where its loads would have to be gathered."""
     extent = extent_of(nest, d)
-    if extent is None or extent < 4 or affine.constant(nest.step[d]) != 1:
+    if extent is None or extent < 4 or affine.constant(nest.step[d]) != 1 or _bounds_move(nest, loop):
         return None
     small = 4 if lanes > 4 else lanes
     wide, rest = divmod(extent, lanes)
@@ -219,13 +220,19 @@ def _cost(nest: scf.ParallelOp, d: int, loop: SSAValue, lanes: int) -> float | N
     return cost
 
 
+def _bounds_move(nest: scf.ParallelOp, loop: SSAValue) -> bool:
+    """Whether a sum of the nest has other bounds in each iteration of `loop`: such iterations make no tile."""
+    bounds = [v for op in nest.body.walk() if isinstance(op, scf.ForOp) for v in (op.lb, op.ub)]
+    return any(affine.coefficient(v, loop) != 0 for v in bounds)
+
+
 def _rows_loop(nest: scf.ParallelOp, lanes_loop: int) -> int | None:
     """The loop along which the most vector loads can be kept: they do not move with it."""
     across = nest.body.block.args[lanes_loop]
     best: tuple[int, int, int] | None = None
     for d, loop in enumerate(nest.body.block.args):
         extent = extent_of(nest, d)
-        if d == lanes_loop or (extent is not None and extent < 2):
+        if d == lanes_loop or (extent is not None and extent < 2) or _bounds_move(nest, loop):
             continue
         kept = sum(
             times

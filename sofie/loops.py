@@ -20,6 +20,15 @@ def trips(low: SSAValue, high: SSAValue, step: SSAValue) -> int | None:
     return max(-((first - last) // by), 0)
 
 
+def most_trips(low: SSAValue, high: SSAValue, step: SSAValue) -> int | None:
+    """How often a loop runs at most: a bound may be the larger, or the smaller, of a constant and another value."""
+    if isinstance(low.owner, arith.MaxSIOp):
+        low = next((v for v in low.owner.operands if affine.constant(v) is not None), low)
+    if isinstance(high.owner, arith.MinSIOp):
+        high = next((v for v in high.owner.operands if affine.constant(v) is not None), high)
+    return trips(low, high, step)
+
+
 def guard(loop: scf.ForOp) -> SSAValue | None:
     """The carried flag without which an iteration does nothing: once it is false, the loop may as well end.
 

@@ -42,6 +42,7 @@ from sofie.dialects.sofie import FusedOp, TileOp, YieldOp
 from sofie.dialects.types import element_of, shape_of
 from sofie.extents import function_of, symbol_values
 from sofie.grouping import SharedLoop, shared_loops
+from sofie.passes.skip_padding import insides
 from sofie.rewrite import erase
 from sofie.sizes import Size, most, symbols_of
 
@@ -363,12 +364,34 @@ class _Nest:
             argument.name_hint = "sum" if len(carried) == 1 else "carried"
         results = self._reduce(member, rest, {**loops, d: body.args[0]}, list(body.args[1:]), body, extents)
         body.add_op(scf.YieldOp(*results))
-        zero, bound, one = (self.indices.extent(v) for v in (0, extents[d], 1))
-        loop = scf.ForOp(zero, bound, one, carried, body)
+        low, high = self._bounds(member, d, loops, block, extents[d])
+        loop = scf.ForOp(low, high, self.indices.constant(1), carried, body)
         block.add_op(loop)
         for result in loop.results:
             result.name_hint = body.args[1].name_hint
         return list(loop.results)
+
+    def _bounds(
+        self, member: GenericOp, d: int, loops: dict[int, SSAValue], block: Block, extent: int
+    ) -> tuple[SSAValue, SSAValue]:
+        """Where a reduction starts and ends: without the terms that are known to be zero."""
+        low, high = self.indices.constant(0), self.indices.extent(extent)
+        inside = next((i for i in insides(member) if i.inner == d), None)
+        if inside is None:
+            return low, high
+
+        def add(op: Operation) -> SSAValue:
+            block.add_op(op)
+            return op.results[0]
+
+        outer = loops.get(inside.outer, self.indices.constant(0))
+        if inside.stride != 1:
+            outer = add(arith.MuliOp(outer, self.indices.constant(inside.stride)))
+        if inside.low > 0:
+            low = add(arith.MaxSIOp(add(arith.SubiOp(self.indices.constant(inside.low), outer)), low))
+        if inside.stride * (structured.extents(member)[inside.outer] - 1) + extent > inside.high:
+            high = add(arith.MinSIOp(add(arith.SubiOp(self.indices.constant(inside.high), outer)), high))
+        return low, high
 
     def _inline(
         self, member: GenericOp, loops: dict[int, SSAValue], start: list[SSAValue | None], block: Block

@@ -31,7 +31,7 @@ from xdsl.passes import ModulePass
 from sofie import affine
 from sofie.dialects.types import bytes_of, element_of, shape_of, strides_and_offset
 from sofie.dialects.upstream import PrefetchOp
-from sofie.loops import trips
+from sofie.loops import most_trips
 from sofie.memory import is_written
 from sofie.passes.lower_loops import Indices
 from sofie.sizes import most
@@ -150,7 +150,7 @@ def _loops_around(loop: scf.ForOp) -> list[tuple[SSAValue, int | None, int]]:
         else:
             bounds = []
         for variable, low, high, step in reversed(bounds):
-            found.append((variable, trips(low, high, step), affine.constant(step) or 1))
+            found.append((variable, most_trips(low, high, step), affine.constant(step) or 1))
         current = current.parent_op()
     return found
 

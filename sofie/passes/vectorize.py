@@ -429,7 +429,8 @@ class _TileEmitter:
             for k, i in slots
         ]
         body.add_op(scf.YieldOp(*ends))
-        loop = scf.ForOp(op.lb, op.ub, op.step, starts, body)
+        low, high = (self.at(bound, (0, 0)) for bound in (op.lb, op.ub))  # no row or lane has others
+        loop = scf.ForOp(low, high, op.step, starts, body)
         self.target.add_op(loop)
         for k, result in enumerate(op.res):
             self.values[result] = {i: new for (j, i), new in zip(slots, loop.res, strict=True) if j == k}

@@ -227,9 +227,12 @@ def _bounds_move(nest: scf.ParallelOp, loop: SSAValue) -> bool:
 
 
 def _rows_loop(nest: scf.ParallelOp, lanes_loop: int) -> int | None:
-    """The loop along which the most vector loads can be kept: they do not move with it."""
+    """The loop along which the most vector loads can be kept: they do not move with it.
+
+    Of equals, one whose rows share what the innermost sum reads, then the longest.
+    """
     across = nest.body.block.args[lanes_loop]
-    best: tuple[int, int, int] | None = None
+    best: tuple[int, bool, int, int] | None = None
     for d, loop in enumerate(nest.body.block.args):
         extent = extent_of(nest, d)
         if d == lanes_loop or (extent is not None and extent < 2) or _bounds_move(nest, loop):
@@ -241,10 +244,22 @@ def _rows_loop(nest: scf.ParallelOp, lanes_loop: int) -> int | None:
         )
         if any(movement(op, loop) is None for op, _ in _accesses(nest)):
             continue
-        candidate = (kept, min(extent or 16, 16), d)
+        candidate = (kept, _shares(nest, across, loop), min(extent or 16, 16), d)
         if kept and (best is None or candidate > best):
             best = candidate
-    return None if best is None else best[2]
+    return None if best is None else best[3]
+
+
+def _shares(nest: scf.ParallelOp, across: SSAValue, loop: SSAValue) -> bool:
+    """Whether a vector that one iteration of `loop` reads is read by the next one a few steps earlier in its sum."""
+    for sum_ in [op for op in nest.body.walk() if isinstance(op, scf.ForOp)]:
+        for load in [op for op in sum_.body.block.ops if isinstance(op, memref.LoadOp)]:
+            inner, outer = movement(load, sum_.body.block.args[0]), movement(load, loop)
+            steps = most_trips(sum_.lb, sum_.ub, sum_.step)
+            if movement(load, across) == 1 and inner and outer and steps and outer % inner == 0:
+                if 0 < outer // inner < steps:
+                    return True
+    return False
 
 
 LINE, WAY, WAYS = 64, 4096, 6

@@ -2,6 +2,10 @@
 
 #define SOFIE_INLINE SOFIE_TARGET inline __attribute__((always_inline))
 
+// A kernel outside of loops stays a function: inlined beside the next one, what it stores and the other loads would be
+// shuffled between registers, which g++ then spills in the middle of sums.
+#define SOFIE_KERNEL SOFIE_TARGET inline __attribute__((noinline))
+
 namespace detail {
 using namespace shared;
 

@@ -7,7 +7,7 @@ using index = std::ptrdiff_t;
 namespace detail {
 
 // A typed pointer into the arena or the weights, `bytes` from its start.
-template <class T, class Byte> inline T *at(Byte *base, std::size_t bytes)
+template <class T, class Byte> SOFIE_INLINE T *at(Byte *base, std::size_t bytes)
 {
    return reinterpret_cast<T *>(base + bytes);
 }

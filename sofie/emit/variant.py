@@ -165,6 +165,7 @@ class Variant:
                 "#undef SOFIE_LANES",
                 *(["#undef SOFIE_FMA"] if self._fma() else []),
                 "#undef SOFIE_INLINE",
+                "#undef SOFIE_KERNEL",
             ]
         )
 
@@ -250,11 +251,17 @@ def _is_arena(argument: BlockArgument) -> bool:
 
 
 def kernels_of(module: ModuleOp, exact: bool = False) -> dict[str, str]:
-    """The text of every kernel of a module by its name; `exact` as for the printer."""
+    """The text of every kernel of a module by its name; `exact` as for the printer.
+
+    One that a loop calls, as a step of a recurrent network, may be inlined there; the others stay functions.
+    """
     texts = {}
+    calls = [op for op in module.walk() if isinstance(op, func.CallOp)]
+    inside = {op.callee.string_value() for op in calls if not isinstance(op.parent_op(), func.FuncOp)}
     for op in module.body.block.ops:
         if isinstance(op, func.FuncOp) and op.sym_name.data != "infer":
             nodes = node_names(op.location)
             says = [f"// {comment(', '.join(nodes))}"] if nodes else []
-            texts[op.sym_name.data] = "\n".join([*says, *KernelPrinter(exact=exact).kernel(op, "SOFIE_TARGET inline ")])
+            prefix = "SOFIE_TARGET inline " if op.sym_name.data in inside else "SOFIE_KERNEL "
+            texts[op.sym_name.data] = "\n".join([*says, *KernelPrinter(exact=exact).kernel(op, prefix)])
     return texts

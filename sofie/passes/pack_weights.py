@@ -139,7 +139,8 @@ class PackWeights(ModulePass):
             return width
         aligned = -(-outputs // self.panel) * self.panel
         fits = few or aligned <= MOST_FILLED * outputs
-        return aligned if rows == 1 and aligned != outputs and fits else 0
+        crosses = self.panel % outputs != 0 and aligned != outputs
+        return aligned if rows == 1 and crosses and fits else 0
 
 
 def _lanes_loop(generic: GenericOp, k: int, dims: list[int]) -> int | None:

@@ -34,10 +34,10 @@ from sofie.emit.spelling import (
     scalar_type,
     type_name,
 )
-from sofie.emit.unrolling import unrolled
+from sofie.emit.unrolling import steps, unrolled
 from sofie.errors import SofieError
 from sofie.extents import symbols_by_argument
-from sofie.loops import guard, trips
+from sofie.loops import guard
 from sofie.memory import is_written
 from sofie.rewrite import blame
 from sofie.sizes import Size
@@ -165,13 +165,16 @@ class KernelPrinter(ExpressionPrinter):
             self.spelled[argument] = self.spelled[result] = Expression(name, ATOM)
         flag = guard(op)
         if flag is None and unrolled(op) is not None:
-            self.lines.append(f"#pragma GCC unroll {trips(op.lb, op.ub, op.step)}")
+            self._unroll(op)
         self._loop(variable, op.lb, op.ub, op.step, "" if flag is None else f" && {self.text(flag)}")
         self.block(block)
         last = block.last_op
         assert isinstance(last, scf.YieldOp)
         self._assign(list(carried), list(last.arguments))
         self._close()
+
+    def _unroll(self, loop: scf.ForOp | scf.ParallelOp) -> None:
+        self.lines.append(f"#pragma GCC unroll {steps(loop)}")
 
     def _carried_name(self, init: SSAValue, argument: BlockArgument) -> str:
         """The variable of a carried value: the enclosing loop's own where this loop just continues it."""
@@ -215,7 +218,10 @@ class KernelPrinter(ExpressionPrinter):
                 )
 
     def _parallel(self, op: scf.ParallelOp) -> None:
-        for variable, low, high, step in zip(op.body.block.args, op.lowerBound, op.upperBound, op.step, strict=True):
+        variables = op.body.block.args
+        for variable, low, high, step in zip(variables, op.lowerBound, op.upperBound, op.step, strict=True):
+            if variable is variables[-1] and unrolled(op) is not None:
+                self._unroll(op)
             self._loop(variable, low, high, step)
         self.block(op.body.block)
         for _ in op.body.block.args:

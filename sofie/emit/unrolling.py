@@ -17,12 +17,12 @@ MOST_OPS = 200
 """What g++ -O3 unrolls completely, about (its max-completely-peel-times and max-completely-peeled-insns)."""
 
 
-def unrolled(loop: scf.ForOp) -> int | None:
+def unrolled(loop: scf.ForOp | scf.ParallelOp) -> int | None:
     """The operations of a loop once it and all loops in it are unrolled, None where it should stay a loop.
 
-    One that calls kernels stays: each of them would be inlined again and again.
+    Of a parallel nest it is the innermost loop. One that calls kernels stays: each would be inlined again and again.
     """
-    times = trips(loop.lb, loop.ub, loop.step)
+    times = steps(loop)
     if times is None or not 1 < times <= MOST_TRIPS:
         return None
     total = 0
@@ -32,3 +32,10 @@ def unrolled(loop: scf.ForOp) -> int | None:
             return None
         total += size
     return total * times if total * times <= MOST_OPS else None
+
+
+def steps(loop: scf.ForOp | scf.ParallelOp) -> int | None:
+    """How often the innermost loop of an op runs, None where only the run knows it."""
+    if isinstance(loop, scf.ForOp):
+        return trips(loop.lb, loop.ub, loop.step)
+    return trips(loop.lowerBound[-1], loop.upperBound[-1], loop.step[-1])

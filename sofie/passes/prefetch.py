@@ -8,7 +8,8 @@
 
 The hardware fetches ahead along a stream, but starts anew in each page of 4 KiB, and while rows pass it sees the same
 panel again and again. So each of T tiles of rows asks for one T-th of what follows the panel in memory: an element
-further a step, T-th by T-th. The last panel asks for the weights of the next kernel, which lie behind.
+further a step, T-th by T-th. The last panel asks for the weights of the next kernel, which lie behind. Tiles of other
+heights, one after the other, count together.
 
 Weights only, of at least `min_bytes`: smaller ones stay in the second cache. Declines where a panel serves fewer than
 two tiles (that is a stream, which the hardware follows) or more than `max_tiles` (the wait is short beside the work).
@@ -52,10 +53,18 @@ class Prefetch(ModulePass):
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         for function in [f for f in op.body.block.ops if isinstance(f, func.FuncOp)]:
             loops = [o for o in function.walk() if isinstance(o, scf.ForOp)]
+            found: dict[tuple[SSAValue, SSAValue, int], list[tuple[scf.ForOp, Stream]]] = {}
             for loop in [o for o in loops if not any(inner.regions for inner in o.body.block.ops)]:
                 for stream in _streams(loop):
-                    if stream.size >= self.min_bytes and 2 <= stream.tiles <= self.max_tiles:
-                        _fetch(loop, stream, Indices(function.body.block))
+                    found.setdefault((stream.load.base, stream.panels, stream.panel), []).append((loop, stream))
+            indices = Indices(function.body.block)
+            for together in found.values():
+                tiles = sum(stream.tiles for _, stream in together)
+                if together[0][1].size >= self.min_bytes and 2 <= tiles <= self.max_tiles:
+                    before = 0
+                    for loop, stream in together:
+                        _fetch(loop, stream, before, tiles, indices)
+                        before += stream.tiles
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,8 @@ class Stream:
     """Through the panel, innermost first."""
     repeat: Sequence[Loop]
     """Over tiles, innermost first."""
+    panels: SSAValue
+    """The variable of the loop over panels."""
 
     @property
     def panel(self) -> int:
@@ -121,7 +132,7 @@ def _stream(loop: scf.ForOp, load: vector.LoadOp, width: int) -> Stream | None:
     """
     walk: list[Loop] = []
     repeat: list[Loop] = []
-    for variable, times, step in _loops_around(loop):
+    for variable, times, step, sums in _loops_around(loop):
         moved = _moved(load, variable)
         if moved is None or times is None:
             return None
@@ -129,16 +140,16 @@ def _stream(loop: scf.ForOp, load: vector.LoadOp, width: int) -> Stream | None:
         here = Loop(variable, times, step, moved)
         if moved == 0:
             repeat.append(here)
-        elif moved * step == panel and not repeat:
+        elif moved * step == panel and sums:
             walk.append(here)
         else:
-            return Stream(load, width, walk, repeat) if moved * step == panel else None
+            return Stream(load, width, walk, repeat, variable) if moved * step == panel else None
     return None
 
 
-def _loops_around(loop: scf.ForOp) -> list[tuple[SSAValue, int | None, int]]:
-    """(variable, trips, step) of a loop and all around it, innermost first."""
-    found: list[tuple[SSAValue, int | None, int]] = []
+def _loops_around(loop: scf.ForOp) -> list[tuple[SSAValue, int | None, int, bool]]:
+    """(variable, trips, step, whether it carries sums) of a loop and all around it, innermost first."""
+    found: list[tuple[SSAValue, int | None, int, bool]] = []
     current: Operation | None = loop
     while current is not None:
         if isinstance(current, scf.ForOp):
@@ -150,7 +161,8 @@ def _loops_around(loop: scf.ForOp) -> list[tuple[SSAValue, int | None, int]]:
         else:
             bounds = []
         for variable, low, high, step in reversed(bounds):
-            found.append((variable, most_trips(low, high, step), affine.constant(step) or 1))
+            sums = isinstance(current, scf.ForOp) and bool(current.iter_args)
+            found.append((variable, most_trips(low, high, step), affine.constant(step) or 1, sums))
         current = current.parent_op()
     return found
 
@@ -162,10 +174,14 @@ def _moved(load: vector.LoadOp, variable: SSAValue) -> int | None:
     return affine.step(load.base, list(load.indices), strides, variable)
 
 
-def _fetch(loop: scf.ForOp, stream: Stream, indices: Indices) -> None:
-    """The prefetch behind a stream's load: where the load is, made a panel further and this tile's part of it."""
-    part = stream.panel // stream.tiles
-    pace = -(-stream.width // stream.tiles)  # elements a step, so that all steps reach across a part
+def _fetch(loop: scf.ForOp, stream: Stream, before: int, tiles: int, indices: Indices) -> None:
+    """The prefetch behind a stream's load: where the load is, made a panel further and this tile's part of it.
+
+    tiles: all that pass over the panel, of which so many come before those of this stream.
+    """
+    part = stream.panel // tiles
+    first = before * part
+    pace = -(-stream.width // tiles)  # elements a step, so that all steps reach across a part
     terms = [(inner.variable, inner.moved // stream.width * pace - inner.moved) for inner in stream.walk]
     for over in stream.repeat:
         terms.append((over.variable, part // over.step))
@@ -180,7 +196,7 @@ def _fetch(loop: scf.ForOp, stream: Stream, indices: Indices) -> None:
     for variable, factor in terms:
         if factor:
             at = add(arith.AddiOp(at, add(arith.MuliOp(variable, indices.constant(factor)))))
-    at = add(arith.AddiOp(at, indices.constant(stream.panel)))
+    at = add(arith.AddiOp(at, indices.constant(stream.panel + first)))
     made.append(PrefetchOp(stream.load.base, [*stream.load.indices[:-1], at], SECOND))
     block = loop.body.block
     last = [op for op in block.ops if isinstance(op, vector.LoadOp) and op.base is stream.load.base][-1]

@@ -63,3 +63,45 @@ func.func @stream(%w : memref<3x96x16xf32>, %x : memref<96xf32>, %y : memref<48x
   }
   func.return
 }
+
+// Two tiles, one after the other: each asks for a half of the next panel.
+// CHECK-LABEL: func.func @uneven
+// CHECK-DAG: %[[FIRST:.*]] = arith.constant 1536 : index
+// CHECK-DAG: %[[SECOND:.*]] = arith.constant 2304 : index
+// CHECK-DAG: %[[BACK:.*]] = arith.constant -8 : index
+// CHECK: arith.muli %k, %[[BACK]]
+// CHECK: %[[AT:.*]] = arith.addi %{{.*}}, %[[FIRST]]
+// CHECK-NEXT: memref.prefetch %w[%panel, %k, %[[AT]]]
+// CHECK: arith.muli %k_1, %[[BACK]]
+// CHECK: %[[THEN:.*]] = arith.addi %{{.*}}, %[[SECOND]]
+// CHECK-NEXT: memref.prefetch %w[%panel, %k_1, %[[THEN]]]
+func.func @uneven(%w : memref<3x96x16xf32>, %x : memref<2x96xf32>, %y : memref<2x48xf32>) {
+  %zero = arith.constant 0 : index
+  %one = arith.constant 1 : index
+  %three = arith.constant 3 : index
+  %sixteen = arith.constant 16 : index
+  %terms = arith.constant 96 : index
+  %none = arith.constant dense<0.0> : vector<16xf32>
+  scf.for %panel = %zero to %three step %one {
+    %j = arith.muli %panel, %sixteen : index
+    %sum = scf.for %k = %zero to %terms step %one iter_args(%s = %none) -> (vector<16xf32>) {
+      %a = vector.load %w[%panel, %k, %zero] : memref<3x96x16xf32>, vector<16xf32>
+      %b = memref.load %x[%zero, %k] : memref<2x96xf32>
+      %all = vector.broadcast %b : f32 to vector<16xf32>
+      %p = arith.mulf %a, %all : vector<16xf32>
+      %t = arith.addf %s, %p : vector<16xf32>
+      scf.yield %t : vector<16xf32>
+    }
+    vector.store %sum, %y[%zero, %j] : memref<2x48xf32>, vector<16xf32>
+    %other = scf.for %k = %zero to %terms step %one iter_args(%s = %none) -> (vector<16xf32>) {
+      %a = vector.load %w[%panel, %k, %zero] : memref<3x96x16xf32>, vector<16xf32>
+      %b = memref.load %x[%one, %k] : memref<2x96xf32>
+      %all = vector.broadcast %b : f32 to vector<16xf32>
+      %p = arith.mulf %a, %all : vector<16xf32>
+      %t = arith.addf %s, %p : vector<16xf32>
+      scf.yield %t : vector<16xf32>
+    }
+    vector.store %other, %y[%one, %j] : memref<2x48xf32>, vector<16xf32>
+  }
+  func.return
+}

@@ -152,9 +152,11 @@ class ExpressionPrinter:
 
     def _extremum(self, op: Operation) -> Expression:
         """The larger or smaller of two; against a number, which is not NaN, a comparison says it all."""
-        name, symbol = EXTREMA[type(op)]
+        name, symbol, limited = EXTREMA[type(op)]
         a, b = op.operands
         bound = b.owner.source if isinstance(b.owner, vector.BroadcastOp) else b
+        if _is_constant(bound) and isinstance(a.type, VectorType):
+            return Expression(f"{limited}({self.vector_text(a)}, {self.text(bound)})", ATOM)
         if _is_constant(bound) and self._spell(a).level == ATOM and not self._spell(a).reads:
             limit = self.text(bound)
             return Expression(f"{self.text(a)} {symbol} {limit} ? {limit} : {self.text(a)}", TERNARY)

@@ -9,10 +9,41 @@
 namespace detail {
 using namespace shared;
 
-// The larger and the smaller of two; NaN if either is NaN.
-template <class T> SOFIE_INLINE T maximum(T a, T b) { return ((a < b) | (b != b)) ? b : a; }
+// a or b, whichever is larger or smaller: b where they are equal or either is NaN, as the instructions of x86 do it.
+template <class T> SOFIE_INLINE T larger(T a, T b) { return a > b ? a : b; }
 
-template <class T> SOFIE_INLINE T minimum(T a, T b) { return ((b < a) | (b != b)) ? b : a; }
+template <class T> SOFIE_INLINE T smaller(T a, T b) { return a < b ? a : b; }
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+// g++ finds these instructions for single elements only. -1 and 4: all lanes, whatever the rounding.
+#define SOFIE_EXTREMA(element, bytes, maximum, minimum)                                                            \
+   typedef element element##_##bytes##_v __attribute__((vector_size(bytes)));                                      \
+   SOFIE_INLINE element##_##bytes##_v larger(element##_##bytes##_v a, element##_##bytes##_v b) { return maximum; } \
+   SOFIE_INLINE element##_##bytes##_v smaller(element##_##bytes##_v a, element##_##bytes##_v b) { return minimum; }
+#if SOFIE_LANES >= 4
+SOFIE_EXTREMA(float, 16, __builtin_ia32_maxps(a, b), __builtin_ia32_minps(a, b))
+SOFIE_EXTREMA(double, 16, __builtin_ia32_maxpd(a, b), __builtin_ia32_minpd(a, b))
+#endif
+#if SOFIE_LANES >= 8
+SOFIE_EXTREMA(float, 32, __builtin_ia32_maxps256(a, b), __builtin_ia32_minps256(a, b))
+SOFIE_EXTREMA(double, 32, __builtin_ia32_maxpd256(a, b), __builtin_ia32_minpd256(a, b))
+#endif
+#if SOFIE_LANES >= 16
+SOFIE_EXTREMA(float, 64, __builtin_ia32_maxps512_mask(a, b, b, -1, 4), __builtin_ia32_minps512_mask(a, b, b, -1, 4))
+SOFIE_EXTREMA(double, 64, __builtin_ia32_maxpd512_mask(a, b, b, -1, 4), __builtin_ia32_minpd512_mask(a, b, b, -1, 4))
+#endif
+#undef SOFIE_EXTREMA
+#endif
+
+// The larger and the smaller of two; NaN if either is NaN.
+template <class T> SOFIE_INLINE T maximum(T a, T b) { return b != b ? b : larger(b, a); }
+
+template <class T> SOFIE_INLINE T minimum(T a, T b) { return b != b ? b : smaller(b, a); }
+
+// A vector's elements, or a number where they are smaller or larger than that.
+template <class V, class T> SOFIE_INLINE V at_least(V x, T limit) { return larger(limit - V{}, x); }
+
+template <class V, class T> SOFIE_INLINE V at_most(V x, T limit) { return smaller(limit - V{}, x); }
 
 #if defined(SOFIE_EXACT)
 // a * b, rounded before anything is added to it.

@@ -72,10 +72,11 @@ CALLS: dict[type[Operation], str] = {
 }
 QUICK_CALLS: dict[type[Operation], str] = {math.TanhOp: "quick_tanh"}
 """Of ops marked `fastmath<afn>`: functions that give up some ULP."""
-EXTREMA: dict[type[Operation], tuple[str, str]] = {
-    arith.MaximumfOp: ("detail::maximum", "<"),
-    arith.MinimumfOp: ("detail::minimum", ">"),
+EXTREMA: dict[type[Operation], tuple[str, str, str]] = {
+    arith.MaximumfOp: ("detail::maximum", "<", "detail::at_least"),
+    arith.MinimumfOp: ("detail::minimum", ">", "detail::at_most"),
 }
+"""What takes either of two values, what compares a number with a constant, and what limits a vector by one."""
 UNSIGNED_CALLS: dict[type[Operation], str] = {
     arith.MaxUIOp: "detail::maximum",
     arith.MinUIOp: "detail::minimum",

@@ -29,7 +29,6 @@ def model_of(
     batch: int = 1,
     group: int = 1,
     pad_value: float | None = None,
-    pad_axis_value: float | None = None,
     **attributes: Any,
 ) -> onnx.ModelProto:
     """One convolution; with `pad_value`, of what a Pad has put such values around; then Relu."""

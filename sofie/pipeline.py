@@ -61,6 +61,7 @@ LOWER = (
     Step("lower-to-blas", "contractions a library does better, if asked; what stood in registers gets buffers"),
     Step("plan-memory", "all buffers share one arena", optional=False, level="buffer"),
     Step("collapse-loops", "on buffers, whose strides say which loops walk as one"),
+    Step("partial-sums", "loops are as they will run; sums are still sums, of a length one can read"),
     Step("skip-padding", "on buffers, where all writes into a padded one are seen; loops are as they will run"),
     Step("lower-loops", "each group becomes one nest", optional=False),
     Step(

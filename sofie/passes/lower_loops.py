@@ -19,11 +19,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, cast
 
 from xdsl.context import Context
 from xdsl.dialects import arith, memref, scf
-from xdsl.dialects.builtin import IndexType, IntegerAttr, ModuleOp
+from xdsl.dialects.builtin import AnyFloat, FloatAttr, IndexType, IntegerAttr, ModuleOp
 from xdsl.dialects.linalg import ops as linalg
 from xdsl.dialects.linalg.ops import GenericOp
 from xdsl.ir import Block, Operation, Region, SSAValue
@@ -42,6 +42,7 @@ from sofie.dialects.sofie import FusedOp, TileOp, YieldOp
 from sofie.dialects.types import element_of, shape_of
 from sofie.extents import function_of, symbol_values
 from sofie.grouping import SharedLoop, shared_loops
+from sofie.passes.partial_sums import afresh
 from sofie.passes.skip_padding import insides
 from sofie.rewrite import erase
 from sofie.sizes import Size, most, symbols_of
@@ -355,9 +356,29 @@ class _Nest:
         """Nested `scf.for` over the reductions, carrying one scalar an output; the body in the middle."""
         if not reduce:
             return self._inline(member, loops, start, block)
-        d, rest = reduce[0], reduce[1:]
+        d = reduce[0]
         carried = [s for s in start if s is not None]
         assert len(carried) == len(start)
+        if d == afresh(member) and len(reduce) < len([r for r in structured.reductions(member) if extents[r] != 1]):
+            zero = arith.ConstantOp(FloatAttr(0.0, cast(AnyFloat, carried[0].type)))
+            block.add_op(zero)
+            (part,) = self._from(member, reduce, loops, [zero.result], block, extents)
+            total = arith.AddfOp(carried[0], part)
+            block.add_op(total)
+            return [total.result]
+        return self._from(member, reduce, loops, carried, block, extents)
+
+    def _from(
+        self,
+        member: GenericOp,
+        reduce: list[int],
+        loops: dict[int, SSAValue],
+        carried: list[SSAValue],
+        block: Block,
+        extents: list[int],
+    ) -> list[SSAValue]:
+        """The same from known values."""
+        d, rest = reduce[0], reduce[1:]
         body = Block(arg_types=[IndexType(), *(s.type for s in carried)])
         body.args[0].name_hint = REDUCTION_NAMES[min(len(structured.reductions(member)) - len(reduce), 4)]
         for argument in body.args[1:]:

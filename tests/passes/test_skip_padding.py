@@ -69,7 +69,7 @@ CASES: dict[str, tuple[dict[str, Any], list[tuple[int, int]]]] = {
     "stride": ({"kernel": (5, 5), "pads": (2, 2, 2, 2), "image": (12, 12), "strides": [2, 2]}, [(2, 14)]),
     "all of a row": ({"kernel": (2, 3), "pads": (3, 1, 3, 1)}, [(3, 12)]),
     "batch": ({"batch": 3}, [(1, 10)]),
-    "depthwise": ({"group": 20, "channels": 20}, [(1, 10)]),
+    "depthwise": ({"group": 20, "channels": 20, "kernel": (7, 7), "pads": (3, 3, 3, 3)}, [(3, 12)]),
     "grouped": ({"group": 2, "channels": 8}, []),  # copied after it is padded
     "volume": (
         {"image": (5, 6, 7), "kernel": (3, 3, 3), "pads": (1, 1, 1, 1, 1, 1)},
@@ -77,7 +77,7 @@ CASES: dict[str, tuple[dict[str, Any], list[tuple[int, int]]]] = {
     ),
     "ConvTranspose": ({"op": "ConvTranspose", "kernel": (4, 4), "pads": (0, 0, 0, 0)}, [(3, 12)]),
     "ConvTranspose with stride": (
-        {"op": "ConvTranspose", "pads": (0, 0, 0, 0), "strides": [2, 2]},
+        {"op": "ConvTranspose", "pads": (0, 0, 0, 0), "strides": [2, 2], "channels": 16},
         [(1, 10), (1, 10)],
     ),
     "Pad with zeros": ({"pad_value": 0.0}, [(1, 10)]),
@@ -106,6 +106,7 @@ DECLINED: dict[str, dict[str, Any]] = {
     "dilated": {"dilations": [2, 2], "pads": (2, 2, 2, 2)},
     "padded with something else": {"pad_value": 1.0},
     "little to save": {"image": (60, 20)},
+    "few terms": {"group": 20, "channels": 20},
 }
 
 

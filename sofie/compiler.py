@@ -17,6 +17,7 @@ from xdsl.utils.arg_spec import ArgSpec
 from sofie import jit, pipeline, weight_file
 from sofie.emit.cmake import cmake_target
 from sofie.emit.cpp import Program
+from sofie.emit.cuda import CudaProgram, as_variant
 from sofie.emit.ports import Port
 from sofie.emit.variant import Variant
 from sofie.errors import SofieError, printable
@@ -43,7 +44,7 @@ class Options:
     that become constants. operands: what inputs will be that tell shapes or axes. cpu: a name of `sofie.target`, or
     "multi": x86-64 v2, v3 and v4 together. blas: "none" or "cblas". passes: the pipeline. without: optional passes to
     leave out. reproducible: the same bits on every CPU, by every compiler and optimisation level. threads: how many
-    run a large kernel.
+    run a large kernel. target: "cpu" or "cuda"; for that the pipeline is `cuda`, and what is of CPUs may not be asked.
     """
 
     dims: Mapping[str, Dim] = field(default_factory=dict)
@@ -56,17 +57,29 @@ class Options:
     operands: Mapping[str, Array] = field(default_factory=dict)
     reproducible: bool = False
     threads: int = 1
+    target: str = "cpu"
 
     @property
     def asked(self) -> tuple[str, ...]:
         """What was asked of the passes, as words of the command line."""
-        pipelines = [f"--pipeline '{self.passes}'"] if self.passes != pipeline.DEFAULT else []
+        pipelines = [f"--pipeline '{self.passes}'"] if self.passes not in (pipeline.DEFAULT, pipeline.GPU) else []
         return (*pipelines, *(f"--without {name}" for name in self.without))
 
     @property
     def targets(self) -> tuple[Cpu, ...]:
         """The CPUs that kernels are written for, least first. Raises SofieError on a name that does not exist."""
         return cpus(self.cpu)
+
+    def device_stages(self) -> list[pipeline.Stage]:
+        """The passes to run for a GPU. Raises SofieError on names that do not exist, and on what only a CPU has."""
+        for asked, words in (
+            (self.blas != "none", "--blas"),
+            (self.threads != 1, "--threads"),
+            (self.reproducible, "--reproducible"),
+        ):
+            if asked:
+                raise SofieError(f"{words} is for CPUs; leave it out with --target cuda")
+        return pipeline.parse(pipeline.GPU if self.passes == pipeline.DEFAULT else self.passes, self.without)
 
     def stages(self, target: Cpu | None = None) -> list[pipeline.Stage]:
         """The passes to run for a CPU, the least one if none is given. Raises SofieError on names that do not exist."""
@@ -110,9 +123,6 @@ def lower(source: Source | ModuleOp, name: str, options: Options, progress: Prog
         if progress is not None:
             progress("read the model")
         module = load(source, options.dims, options.values, options.operands)
-    targets = options.targets
-    stages = [options.stages(target) for target in targets]
-    shared = _shared(options)
 
     def run(lowered: ModuleOp, steps: Sequence[pipeline.Stage]) -> None:
         pipeline.run(
@@ -122,6 +132,15 @@ def lower(source: Source | ModuleOp, name: str, options: Options, progress: Prog
             observe=None if progress is None else lambda done, _module, _seconds: progress(done.name),
         )
 
+    if options.target == "cuda":
+        with _uncollected():
+            run(module, options.device_stages())
+        return CudaProgram(module, name, [as_variant(module)], options.asked)
+    if options.target != "cpu":
+        raise SofieError(f"--target {printable(options.target)}: choose cpu or cuda")
+    targets = options.targets
+    stages = [options.stages(target) for target in targets]
+    shared = _shared(options)
     variants = []
     with _uncollected():
         run(module, stages[0][:shared])
@@ -316,7 +335,7 @@ def generate(
     cmake: bool = False,
     profile: bool = False,
 ) -> Generated:
-    """Writes `<name>.hxx` and `<name>.dat` into `folder`, each in one step: nothing half-written stays behind.
+    """Writes `<name>.hxx` (.cuh for CUDA) and `<name>.dat` into `folder`: nothing half-written stays behind.
 
     With `cmake`, `<name>.cmake` as well, a library target to include and link. With `profile` a session counts the time
     of its kernels.
@@ -348,7 +367,7 @@ def _write(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SofieError(f"the folder {printable(str(folder))!r} cannot be made: {error.strerror}") from error
-    header = folder / f"{name}.hxx"
+    header = folder / f"{name}{programs[0].suffix}"
     text = "\n".join(program.header(embed, profile) for program in programs)
     data = [None if embed else folder / f"{program.name}.dat" for program in programs]
     for program, path in zip(programs, data, strict=True):

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import cast
 
-from xdsl.dialects import arith, func
-from xdsl.dialects.builtin import DYNAMIC_INDEX, IndexType, IntegerAttr
+from xdsl.dialects import arith, func, gpu
+from xdsl.dialects.builtin import DYNAMIC_INDEX, ArrayAttr, DictionaryAttr, IndexType, IntegerAttr
 from xdsl.ir import Block, Operation, SSAValue
 
 from sofie.dialects.sizes import SizesAttr
@@ -22,6 +22,10 @@ from sofie.sizes import Size, Symbol, symbols_of
 
 SIZE = "sofie.size"
 """The attribute of the argument that is a symbol's value."""
+
+
+ARGUMENTS = "sofie.arguments"
+"""On a `gpu.func`, which has no attributes of its arguments: an array of dictionaries."""
 
 
 def size_attribute(symbol: Symbol) -> SizesAttr:
@@ -39,10 +43,12 @@ def function_of(op: Operation) -> func.FuncOp:
     return current
 
 
-def symbols_by_argument(function: func.FuncOp) -> dict[SSAValue, Symbol]:
+def symbols_by_argument(function: func.FuncOp | gpu.FuncOp) -> dict[SSAValue, Symbol]:
     """The arguments that are the values of symbols, in order, and which symbols."""
     found: dict[SSAValue, Symbol] = {}
-    for argument, attributes in zip(function.body.block.args, function.arg_attrs or (), strict=False):
+    given = function.arg_attrs if isinstance(function, func.FuncOp) else function.attributes.get(ARGUMENTS)
+    listed = cast(Iterable[DictionaryAttr], given if isinstance(given, ArrayAttr) else ())
+    for argument, attributes in zip(function.body.block.args, listed, strict=False):
         size = attributes.data.get(SIZE)
         if isinstance(size, SizesAttr) and isinstance(size.data[0], Size):
             found[argument] = size.data[0].symbols[0]

@@ -17,7 +17,7 @@ from xdsl.ir import Block, SSAValue
 from sofie import affine
 from sofie.dialects.types import bytes_of, element_of, shape_of, strides_and_offset
 from sofie.loops import most_trips
-from sofie.sizes import most
+from sofie.sizes import Size, most
 from sofie.target import Cpu
 
 ARITHMETIC = (
@@ -290,7 +290,8 @@ def _apart(nest: scf.ParallelOp, lanes_loop: int, rows_loop: int) -> int:
     most_rows = MANY_ROWS
     for op, _ in _accesses(nest):
         if isinstance(op, memref.LoadOp) and movement(op, args[lanes_loop]) == 0:
-            distance = abs(movement(op, args[rows_loop]) or 0) * bytes_of(element_of(op.memref))
+            moved = movement(op, args[rows_loop])
+            distance = 0 if moved is None or isinstance(moved, Size) else abs(moved) * bytes_of(element_of(op.memref))
             if distance >= LINE:
                 most_rows = min(most_rows, WAYS * (WAY // math.gcd(distance, WAY)))
     return most_rows

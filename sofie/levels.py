@@ -40,6 +40,10 @@ def _no_memref(op: Operation) -> str | None:
     )
 
 
+def _no_parallel(op: Operation) -> str | None:
+    return "no thread runs it; run map-gpu" if op.name == "scf.parallel" else _no_tensor(op)
+
+
 _CONTROL = ("scf.for", "scf.if")
 _FRAME = frozenset({"builtin.module", "func.func", "func.return", "sofie.weight"})
 
@@ -81,9 +85,16 @@ LEVELS = {
             "run lower-loops and outline-kernels first",
             _no_tensor,
         ),
+        Level(
+            "gpu",
+            frozenset({"scf", "memref", "arith", "math", "gpu"}),
+            _FRAME | {"sofie.size"},
+            "run map-gpu first",
+            _no_parallel,
+        ),
     )
 }
-"""The levels from the top down."""
+"""The levels from the top down; the last two are beside each other: a CPU's and a GPU's."""
 
 
 def check(module: ModuleOp, name: str) -> None:

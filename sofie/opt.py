@@ -57,9 +57,10 @@ class SofieOptMain(xDSLOptMain):
         self.available_passes |= registry.all_passes()
 
     def register_all_targets(self) -> None:
-        """xDSL's, `cpp` and `upstream-mlir`."""
+        """xDSL's, `cpp`, `cuda` and `upstream-mlir`."""
         super().register_all_targets()  # type: ignore[no-untyped-call]
-        self.available_targets |= {CppTarget.name: lambda: CppTarget, UpstreamTarget.name: lambda: UpstreamTarget}
+        self.available_targets |= {CppTarget.name: lambda: CppTarget, CudaTarget.name: lambda: CudaTarget}
+        self.available_targets[UpstreamTarget.name] = lambda: UpstreamTarget
 
     def register_all_frontends(self) -> None:
         """`.mlir` with its weights, and `.onnx`."""
@@ -71,8 +72,10 @@ class SofieOptMain(xDSLOptMain):
         super().register_all_arguments(arg_parser)
         arg_parser.error = _misused  # type: ignore[method-assign]  # one line, without the usage
         add = arg_parser.add_argument
-        add("--pipeline", dest="passes", metavar="SPEC", help="groups (fuse, lower) and passes, options in braces")
-        add("--stop-after", choices=list(levels.LEVELS), metavar="LEVEL", help="onnx, tensor, buffer or loop")
+        add(
+            "--pipeline", dest="passes", metavar="SPEC", help="groups (fuse, lower, cuda) and passes, options in braces"
+        )
+        add("--stop-after", choices=list(levels.LEVELS), metavar="LEVEL", help="onnx, tensor, buffer, loop or gpu")
         add("--verify-each", action="store_true", help="verify after every pass, not only where a level is complete")
         add("--dim", action="append", default=[], metavar="NAME=N", help="size of a free dimension of an ONNX model")
         add("--set", action="append", default=[], metavar="INPUT=VALUE", help="turn an input into a constant")
@@ -87,7 +90,8 @@ class SofieOptMain(xDSLOptMain):
             self.dims, self.values = options.dims(self.args.dim), options.values(self.args.set)
         except ValueError as error:
             _misused(str(error))
-        spec = self.args.passes or (pipeline.DEFAULT if self.args.stop_after else "")
+        default = pipeline.GPU if self.args.stop_after == "gpu" else pipeline.DEFAULT
+        spec = self.args.passes or (default if self.args.stop_after else "")
         self.stages = pipeline.parse(spec) if spec else []
         self.args.target = self._completed_target()
         level = self.args.stop_after
@@ -97,10 +101,13 @@ class SofieOptMain(xDSLOptMain):
     def _completed_target(self) -> str:
         """The target; `cpp` learns the model's name from the file and the CPU from the pipeline."""
         spec = parse_spec(self.args.target)
+        name = identifier(Path(self.args.input_file or "-").stem, "model")
+        if spec.name == CudaTarget.name and not spec.parameters:
+            return str(ArgSpec(spec.name, {"model": (name,)}))
         if spec.name != CppTarget.name:
             return str(self.args.target)
         cpus = [stage.instance.cpu for stage in self.stages if isinstance(stage.instance, Vectorize)]
-        known = {"model": (identifier(Path(self.args.input_file or "-").stem, "model"),), "cpu": (*cpus[-1:],)}
+        known = {"model": (name,), "cpu": (*cpus[-1:],)}
         completed = ArgSpec(spec.name, {k: v for k, v in {**known, **spec.parameters}.items() if v})
         try:
             CppTarget.from_spec(completed)
@@ -277,6 +284,25 @@ class CppTarget(Target):
         except SofieError as error:
             raise SofieError(f"-t cpp prints the loop level, made by --pipeline=fuse,lower: {error}") from error
         output.write(Program(module, self.model, [Variant(module, cpu(self.cpu))]).header())
+
+
+@dataclasses.dataclass(frozen=True)
+class CudaTarget(Target):
+    """The .cuh of a module at the gpu level."""
+
+    name: ClassVar[str] = "cuda"
+
+    model: str = "model"
+
+    def emit(self, ctx: Context, module: ModuleOp, output: IO[str]) -> None:
+        """Writes the text, weights excluded. Raises SofieError at other levels."""
+        from sofie.emit.cuda import CudaProgram, as_variant
+
+        try:
+            levels.check(module, "gpu")
+        except SofieError as error:
+            raise SofieError(f"-t cuda prints the gpu level, made by --pipeline=cuda: {error}") from error
+        output.write(CudaProgram(module, self.model, [as_variant(module)]).header())
 
 
 @dataclasses.dataclass(frozen=True)

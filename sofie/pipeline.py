@@ -1,8 +1,8 @@
 """The whole descent on one page: the named groups, a line and a reason a step.
 
-`fuse` ends at level 2, `lower` at level 4; `--pipeline=fuse,lower` is the way from ONNX to what is printed. A step may
-be left out with `without=` (or by listing the others by hand) if it is optional; the law of the level it claims is
-checked after the last step that claims it.
+`fuse` ends at level 2, `lower` at level 4; `--pipeline=fuse,lower` is the way from ONNX to what is printed for a CPU,
+`cuda` the one to what is printed for a GPU. A step may be left out with `without=` (or by listing the others by hand)
+if it is optional; the law of the level it claims is checked after the last step that claims it.
 """
 
 from __future__ import annotations
@@ -71,8 +71,23 @@ LOWER = (
     Step("vectorize", "lanes and register tiles, for nests that still say which loops are parallel", level="loop"),
     Step("prefetch", "where rows pass over a panel can be seen once they are tiles"),
 )
-GROUPS: dict[str, tuple[Step, ...]] = {"fuse": FUSE, "lower": LOWER}
-DEFAULT = "fuse,lower"
+CUDA = (
+    *FUSE[: [step.name for step in FUSE].index("assign-layouts")],
+    Step("fuse-elementwise", "as for a CPU: chains become one op"),
+    Step("fuse-reduction", "rows: what belongs to a row is one kernel"),
+    Step("fuse-epilogue", "bias, activation and residual join the contraction that feeds them", level="tensor"),
+    Step("assign-destinations", "as for a CPU", optional=False),
+    Step("bufferize", "the same", optional=False),
+    Step("plan-memory", "one arena, on the device", optional=False, level="buffer"),
+    Step("collapse-loops", "fewer loops are fewer divisions of a thread's number"),
+    Step("partial-sums", "sums are as near to the truth as on a CPU"),
+    Step("lower-loops", "each group becomes one nest", optional=False),
+    Step("outline-kernels", "one function a kernel", optional=False, level="loop"),
+    Step("map-gpu", "an iteration a thread, a launch a nest", optional=False, level="gpu"),
+)
+GROUPS: dict[str, tuple[Step, ...]] = {"fuse": FUSE, "lower": LOWER, "cuda": CUDA}
+DEFAULT, GPU = "fuse,lower", "cuda"
+"""The pipelines of the targets."""
 
 
 @dataclass(frozen=True)

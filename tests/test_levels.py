@@ -27,6 +27,11 @@ FORBIDDEN = {
         "func.func @infer(%x : memref<2xf32>) { sofie.fused { sofie.yield } func.return }",
         "sofie.fused may not stand at the loop level; run lower-loops and outline-kernels first",
     ),
+    "gpu": (
+        'func.func @infer(%n : index) { "scf.parallel"(%n, %n, %n) <{operandSegmentSizes = array<i32: 1, 1, 1, 0>}> '
+        "({ ^bb0(%i : index): scf.reduce }) : (index, index, index) -> () func.return }",
+        "scf.parallel may not stand at the gpu level: no thread runs it; run map-gpu",
+    ),
 }
 
 

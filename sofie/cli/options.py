@@ -143,6 +143,15 @@ def _cpu(default: str) -> Callable[[Command], Command]:
     )
 
 
+TARGET = click.option(
+    "--target",
+    type=click.Choice(["cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="Write C++ for CPUs or, as a .cuh, CUDA for GPUs.",
+)
+
+
 def compiling(command: Command, cpu: str = "native") -> Command:
     """The options of every command that compiles a model; they arrive as `dims`, `values`, `cpu`, ..."""
     for option in reversed((DIM, SET, _cpu(cpu), BLAS, REPRODUCIBLE, THREADS, PIPELINE, WITHOUT, DEBUG_FLAG)):
@@ -152,7 +161,7 @@ def compiling(command: Command, cpu: str = "native") -> Command:
 
 def generating(command: Command) -> Command:
     """The same, for a command that writes code for other machines."""
-    return compiling(command, "multi")
+    return TARGET(compiling(command, "multi"))
 
 
 def gathered(given: dict[str, Any]) -> Options:

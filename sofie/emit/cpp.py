@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
 from xdsl.dialects import func, memref
 from xdsl.dialects.builtin import DictionaryAttr, IntegerAttr, ModuleOp, StringAttr
+from xdsl.ir import Operation, SSAValue
 
 from sofie import weight_file
 from sofie.dialects.sofie import WeightOp
@@ -33,7 +36,7 @@ from sofie.random_state import state_of
 from sofie.sizes import Symbol, most, symbols_of
 from sofie.weights import Array
 
-_FILE_INCLUDES = (
+FILE_INCLUDES = (
     "#if defined(__unix__) || defined(__APPLE__)",
     *(f"#include <{name}>" for name in ("fcntl.h", "sys/mman.h", "sys/stat.h", "unistd.h")),
     "#else",
@@ -48,6 +51,11 @@ class Program:
 
     module: the model as it was before any pass looked at the CPU, which says what all variants share.
     """
+
+    suffix: ClassVar[str] = ".hxx"
+    """That of the file its text goes into."""
+    call: ClassVar[type[Operation]] = func.CallOp
+    """The op that runs a kernel."""
 
     module: ModuleOp
     name: str
@@ -169,15 +177,20 @@ class Program:
         """Whether it does more than copy weights to outputs; if not, the results were known when compiling."""
         written = set(self.infer.body.block.args[len(self.sizes) + len(self.inputs) + self.draws :])
         return any(isinstance(op, memref.LoadOp) for op in self.infer.walk()) or any(
-            all(memory_of(v) in written for v in call.operands)
-            or not all(memory_of(v) in written or isinstance(memory_of(v).owner, WeightOp) for v in call.operands)
-            for call in self.calls
+            all(memory_of(v) in written for v in operands)
+            or not all(memory_of(v) in written or isinstance(memory_of(v).owner, WeightOp) for v in operands)
+            for operands in map(self.operands_of, self.calls)
         )
 
     @property
-    def calls(self) -> list[func.CallOp]:
+    def calls(self) -> list[Operation]:
         """The calls of kernels, in the order of the code."""
-        return [op for op in self.infer.walk() if isinstance(op, func.CallOp)]
+        return [op for op in self.infer.walk() if isinstance(op, self.call)]
+
+    @staticmethod
+    def operands_of(call: Operation) -> Sequence[SSAValue]:
+        """What a kernel is called with."""
+        return call.operands
 
     # -- text ----------------------------------------------------------------------------------------------------
 
@@ -217,14 +230,14 @@ class Program:
             f"#define {guard}",
             "",
             *(f"#include <{name}>" for name in includes),
-            *_FILE_INCLUDES,
+            *FILE_INCLUDES,
             *(["#include <cblas.h>"] if self.uses_blas else []),
             "",
             f"namespace SOFIE_{self.name} {{",
             "",
-            self._tables(),
+            self.tables(),
             "",
-            self._weights_class(embed),
+            self.weights_class(embed),
             "",
             self.core(profile),
             "",
@@ -241,7 +254,8 @@ class Program:
         ]
         return "\n".join(lines)
 
-    def _tables(self) -> str:
+    def tables(self) -> str:
+        """The names, types and shapes of inputs and outputs."""
         bounds = " Extents that a call gives stand with their bounds." if self.sizes else ""
         rows = [f"// The tensors of the model, in its own order.{bounds}", "struct Tensor {", "   const char *name;"]
         rows += ["   const char *type;", "   std::size_t rank;", "   std::size_t shape[8];", "};", ""]
@@ -256,7 +270,8 @@ class Program:
             rows.append("};")
         return "\n".join(rows)
 
-    def _weights_class(self, embed: bool) -> str:
+    def weights_class(self, embed: bool) -> str:
+        """The class `Weights` with what it has to know."""
         lines = [
             "namespace detail {",
             f"inline constexpr char model_name[] = {string(self.name)};",

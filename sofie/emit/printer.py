@@ -11,7 +11,7 @@ import math as pymath
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from xdsl.dialects import arith, func, memref, scf, vector
+from xdsl.dialects import arith, func, gpu, memref, scf, vector
 from xdsl.dialects.builtin import (
     DYNAMIC_INDEX,
     Float32Type,
@@ -56,8 +56,8 @@ class KernelPrinter(ExpressionPrinter):
         """One line at the current depth."""
         self.lines.append("   " * self.depth + text)
 
-    def kernel(self, function: func.FuncOp, attributes: str) -> list[str]:
-        """The whole function."""
+    def kernel(self, function: func.FuncOp | gpu.FuncOp, attributes: str, behind: str = " noexcept") -> list[str]:
+        """The whole function; attributes, behind: what stands before and behind its type."""
         parameters = []
         symbols = symbols_by_argument(function)
         for argument in function.body.block.args:
@@ -75,7 +75,7 @@ class KernelPrinter(ExpressionPrinter):
             parameters.append(f"{qualifier}{element} *{'__restrict ' if is_written(argument) else ''}{name}")
             self.pointers[argument] = (name, 0)
         head = f"{attributes}void {function.sym_name.data}("
-        self.lines.append(listed(head, parameters, ") noexcept"))
+        self.lines.append(listed(head, parameters, f"){behind}"))
         self.lines.append("{")
         if self.exact:
             self.line("SOFIE_EXACT")
@@ -165,7 +165,7 @@ class KernelPrinter(ExpressionPrinter):
             self.spelled[argument] = self.spelled[result] = Expression(name, ATOM)
         flag = guard(op)
         if flag is None and unrolled(op) is not None:
-            self._unroll(op)
+            self.unroll(op)
         self._loop(variable, op.lb, op.ub, op.step, "" if flag is None else f" && {self.text(flag)}")
         self.block(block)
         last = block.last_op
@@ -173,7 +173,8 @@ class KernelPrinter(ExpressionPrinter):
         self._assign(list(carried), list(last.arguments))
         self._close()
 
-    def _unroll(self, loop: scf.ForOp | scf.ParallelOp) -> None:
+    def unroll(self, loop: scf.ForOp | scf.ParallelOp) -> None:
+        """Asks for a loop to be unrolled."""
         self.lines.append(f"#pragma GCC unroll {steps(loop)}")
 
     def _carried_name(self, init: SSAValue, argument: BlockArgument) -> str:
@@ -221,7 +222,7 @@ class KernelPrinter(ExpressionPrinter):
         variables = op.body.block.args
         for variable, low, high, step in zip(variables, op.lowerBound, op.upperBound, op.step, strict=True):
             if variable is variables[-1] and unrolled(op) is not None:
-                self._unroll(op)
+                self.unroll(op)
             self._loop(variable, low, high, step)
         self.block(op.body.block)
         for _ in op.body.block.args:

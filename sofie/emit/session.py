@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sofie.emit.ports import Port
@@ -35,28 +34,13 @@ _LEVEL_MEMBERS = """
 
 def session(program: Program, embed: bool, profile: bool = False) -> str:
     """The class that users see: weights, scratch memory, inference into buffers or vectors, maybe its times."""
-    sized = [f"const std::size_t {name}" for name in program.sizes.values()]
-    takes = [*sized, *(f"const {p.cpp} *{p.parameter}" for p in program.inputs)]
-    gives = [part for p in program.outputs for part in _gives(p)]
-    vectors = [part for p in program.outputs for part in _returns(p)]
-    result = vectors[0] if len(vectors) == 1 else f"std::tuple<{', '.join(vectors)}>"
+    takes, gives = parameters(program)
     arguments = ["weights_.data()", "arena_.get()", *(["profile_"] if profile else [])]
     arguments += ["*threads_"] if program.threads > 1 else []
     arguments += [f"static_cast<std::ptrdiff_t>({name})" for name in program.sizes.values()]
-    arguments += [_pass(p, const=True) for p in program.inputs] + ["random_state_"] * program.draws
-    arguments += [_pass(p, const=False) for p in program.outputs]
+    arguments += [passed(p, const=True) for p in program.inputs] + ["random_state_"] * program.draws
+    arguments += [passed(p, const=False) for p in program.outputs]
     arguments += [f"reinterpret_cast<std::ptrdiff_t *>({p.found})" for p in program.late]
-    spell = KernelPrinter(sizes=dict(program.sizes))
-    check = f"      check({', '.join(program.sizes.values())});\n" if sized else ""
-    makes = [line for p in program.outputs for line in _makes(p, spell)]
-    call = ", ".join(
-        [*program.sizes.values()]
-        + [p.parameter for p in program.inputs]
-        + [f"{name}.data()" for p in program.outputs for name in (p.parameter, p.found) if name]
-    )
-    cuts = [_cut(p) for p in program.late]
-    names = [name for p in program.outputs for name in (p.parameter, p.found) if name]
-    back = names[0] if len(names) == 1 else f"{{{', '.join(f'std::move({n})' for n in names)}}}"
     several = len(program.variants) > 1
     call_entry = "infer_" if several else f"{program.variants[0].cpu.namespace}::infer"
     step = member = seed = ""
@@ -77,21 +61,16 @@ public:
 {default}   explicit Session(const std::string &file{default_file}) : Session(Weights(file)) {{}}
 {_constructor(program)}
 {_LEVEL if several else ""}{_says(program)}
-{listed("   void infer(", takes + gives, ")" if sized else ") noexcept")}
+{listed("   void infer(", takes + gives, ")" if program.sizes else ") noexcept")}
    {{
-{check}{listed(f"      {call_entry}(", arguments, ");")}{step}
+{checked(program)}{listed(f"      {call_entry}(", arguments, ");")}{step}
    }}
 {seed}{measured}
-{listed(f"   {result} infer(", takes, ")")}
-   {{
-{check}{chr(10).join(makes)}
-      infer({call});
-{"".join(f"      {cut}{chr(10)}" for cut in cuts)}      return {back};
-   }}
+{returning(program)}
 
 private:
    static constexpr std::size_t arena_bytes = {max(program.arena_bytes, 64)};
-{_size_checks(program, sized)}
+{size_checks(program)}
    struct Free {{
       void operator()(unsigned char *memory) const noexcept {{ ::operator delete(memory, std::align_val_t{{64}}); }}
    }};
@@ -99,6 +78,36 @@ private:
    Weights weights_;
    std::unique_ptr<unsigned char, Free> arena_;{member}{_LEVEL_MEMBERS if several else ""}{timer}{crew}
 }};"""
+
+
+def parameters(program: Program) -> tuple[list[str], list[str]]:
+    """The parameters of `infer`: sizes and inputs, and outputs."""
+    takes = [f"const std::size_t {name}" for name in program.sizes.values()]
+    takes += [f"const {p.cpp} *{p.parameter}" for p in program.inputs]
+    return takes, [part for p in program.outputs for part in _gives(p)]
+
+
+def checked(program: Program) -> str:
+    """The statement that refuses sizes out of bounds, if there are sizes."""
+    return f"      check({', '.join(program.sizes.values())});\n" if program.sizes else ""
+
+
+def returning(program: Program) -> str:
+    """The `infer` that returns vectors."""
+    vectors = [part for p in program.outputs for part in _returns(p)]
+    result = vectors[0] if len(vectors) == 1 else f"std::tuple<{', '.join(vectors)}>"
+    spell = KernelPrinter(sizes=dict(program.sizes))
+    makes = [line for p in program.outputs for line in _makes(p, spell)]
+    names = [name for p in program.outputs for name in (p.parameter, p.found) if name]
+    call = [*program.sizes.values(), *(p.parameter for p in program.inputs), *(f"{name}.data()" for name in names)]
+    cuts = [_cut(p) for p in program.late]
+    back = names[0] if len(names) == 1 else f"{{{', '.join(f'std::move({n})' for n in names)}}}"
+    return f"""{listed(f"   {result} infer(", parameters(program)[0], ")")}
+   {{
+{checked(program)}{chr(10).join(makes)}
+      infer({", ".join(call)});
+{"".join(f"      {cut}{chr(10)}" for cut in cuts)}      return {back};
+   }}"""
 
 
 def _says(program: Program) -> str:
@@ -112,11 +121,15 @@ def _says(program: Program) -> str:
     return "\n".join(lines)
 
 
-def _size_checks(program: Program, parameters: Sequence[str]) -> str:
+def size_checks(program: Program) -> str:
     """The function that refuses sizes out of bounds, before anything is touched."""
-    if not parameters:
+    if not program.sizes:
         return ""
-    lines = ["", listed("   static void check(", parameters, ")"), "   {"]
+    lines = [
+        "",
+        listed("   static void check(", [f"const std::size_t {n}" for n in program.sizes.values()], ")"),
+        "   {",
+    ]
     for symbol, name in program.sizes.items():
         sentence = f"{program.name}: {name} must be from {symbol.low} to {symbol.high}"
         low = f"{name} < {symbol.low} || " if symbol.low > 0 else ""
@@ -214,7 +227,7 @@ def _cut(port: Port) -> str:
     return f"{port.parameter}.resize({extents});"
 
 
-def _pass(port: Port, const: bool) -> str:
+def passed(port: Port, const: bool) -> str:
     """The caller's pointer as the kernels want it."""
     if port.inner == port.cpp:
         return port.parameter

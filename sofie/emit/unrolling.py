@@ -8,7 +8,7 @@ g++ -O3 and clang do so unasked, g++ -O2 only where it is told; what a header gi
 
 from __future__ import annotations
 
-from xdsl.dialects import func, scf
+from xdsl.dialects import func, gpu, scf
 
 from sofie.loops import trips
 
@@ -27,7 +27,13 @@ def unrolled(loop: scf.ForOp | scf.ParallelOp) -> int | None:
         return None
     total = 0
     for op in loop.body.block.ops:
-        size = unrolled(op) if isinstance(op, scf.ForOp) else None if op.regions or isinstance(op, func.CallOp) else 1
+        size = (
+            unrolled(op)
+            if isinstance(op, scf.ForOp)
+            else None
+            if op.regions or isinstance(op, func.CallOp | gpu.LaunchFuncOp)
+            else 1
+        )
         if size is None:
             return None
         total += size

@@ -205,7 +205,7 @@ class Variant:
                 printer.sizes[given[argument]] = name
                 printer.spelled[argument] = Expression(name, ATOM)
                 parameters.append(f"const index {name}")
-            elif _is_arena(argument):
+            elif is_arena(argument):
                 printer.pointers[argument] = ("arena", 0)
                 continue
             elif argument is state:
@@ -240,10 +240,11 @@ def infer_of(module: ModuleOp) -> func.FuncOp:
 
 def arena_of(function: func.FuncOp) -> int:
     """The bytes of the arena that @infer takes."""
-    return next((shape_of(a)[0] for a in function.body.block.args if _is_arena(a)), 0)
+    return next((shape_of(a)[0] for a in function.body.block.args if is_arena(a)), 0)
 
 
-def _is_arena(argument: BlockArgument) -> bool:
+def is_arena(argument: BlockArgument) -> bool:
+    """Whether an argument of @infer is its scratch memory."""
     function = argument.block.parent_op()
     assert isinstance(function, func.FuncOp)
     attributes = function.arg_attrs.data if function.arg_attrs is not None else ()

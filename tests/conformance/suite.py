@@ -99,12 +99,12 @@ def _array(value: object) -> object:
     return numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
 
 
-def run(case: Any) -> int:
+def run(case: Any, **options: Any) -> int:
     """Runs one test and compares as ONNX's runner does; returns the kernels it ran. Raises on any failure.
 
-    Results that were known when compiling count as no kernel, but for models without inputs.
+    Results that were known when compiling count as no kernel, but for models without inputs. options: the compiler's.
     """
-    rep = SofieBackend.prepare(_model(case))
+    rep = SofieBackend.prepare(_model(case), **options)
     for inputs, expected in _data(case):
         for got, want in zip(rep.run(inputs), expected, strict=True):
             want = np.asarray(want)

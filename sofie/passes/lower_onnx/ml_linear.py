@@ -27,6 +27,7 @@ from sofie.passes.lower_onnx.scores import (
     two_scores,
 )
 from sofie.passes.lower_onnx.sequential import Walk, kernel
+from sofie.sizes import Size
 from sofie.structured import dims_map
 
 ML = "ai.onnx.ml"
@@ -59,6 +60,8 @@ def _as_float(build: Lowering, x: SSAValue) -> SSAValue:
 
 
 def _matrix(values: Sequence[float], columns: int, name: str) -> Matrix:
+    if isinstance(columns, Size):
+        raise UnsupportedError(f"its {len(values)} {name} fit one number of features only; give it as --dim")
     if not values or len(values) % columns:
         raise SofieError(f"its {len(values)} {name} are no rows of {columns}")
     return np.array(values, np.float64).reshape(-1, columns)

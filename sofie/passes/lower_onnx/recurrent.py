@@ -4,8 +4,7 @@ The loop carries the hidden state (and the cell of an LSTM), both updated in pla
 step writes one slice. A step is one contraction of the state with all its weights and one elementwise op for all gates.
 The gates of a step lie side by side, (batch, gates hidden), and so one vector may hold parts of two.
 
-Each step waits for the one before, so tanh and sigmoid of float32 are those with the least latency: a tanh of `afn`,
-and 1/2 + tanh(x/2) / 2.
+Each step waits for the one before, so the tanh of float32 is the one with the least latency: that of `afn`.
 
 Where sequences have lengths, a step beyond its sequence leaves the state alone and writes 0: the reverse direction
 walks from the end, so that it begins at the last element of each sequence.
@@ -42,13 +41,6 @@ def _tanh(s: Scalars, x: SSAValue) -> SSAValue:
     return s.quick_tanh(x) if x.type == f32 else s.unary("tanh", x)
 
 
-def _sigmoid(s: Scalars, x: SSAValue) -> SSAValue:
-    if x.type != f32:
-        return s.sigmoid(x)
-    half = s.constant(0.5, x.type)
-    return s.add(s.mul(s.quick_tanh(s.mul(x, half)), half), half)
-
-
 def _affine(alpha: float, beta: float) -> Unary:
     return lambda s, x: s.add(s.mul(s.constant(alpha, x.type), x), s.constant(beta, x.type))
 
@@ -64,7 +56,7 @@ ACTIVATIONS: dict[str, tuple[tuple[float, ...], Callable[..., Unary]]] = {
     "leakyrelu": ((0.01,), leaky),
     "relu": _plain("Relu"),
     "scaledtanh": ((1.0, 1.0), _scaled_tanh),
-    "sigmoid": ((), lambda: _sigmoid),
+    "sigmoid": _plain("Sigmoid"),
     "softplus": _plain("Softplus"),
     "softsign": _plain("Softsign"),
     "tanh": ((), lambda: _tanh),

@@ -1,0 +1,195 @@
+"""Writes a level 4' module as CUDA: kernels, and the entry that launches them one after the other on a stream.
+
+The text is the same for nvcc and for the host emulation of the tests: what differs is whose `cudaMemcpyAsync` and which
+`SOFIE_LAUNCH` it finds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import ClassVar
+
+from xdsl.dialects import gpu, memref, scf
+from xdsl.dialects.builtin import MemRefType, ModuleOp
+from xdsl.ir import Operation, SSAValue
+
+from sofie.dialects.types import element_of
+from sofie.emit.cpp import FILE_INCLUDES, Program
+from sofie.emit.device_session import device_session
+from sofie.emit.printer import KernelPrinter
+from sofie.emit.sources import source
+from sofie.emit.spelling import ATOM, Expression, comment, listed, scalar_type, string
+from sofie.emit.variant import EntryPrinter, Variant, is_arena
+from sofie.errors import SofieError
+from sofie.extents import symbols_by_argument
+from sofie.passes.map_gpu import BLOCK, MODULE
+from sofie.random_state import state_of
+from sofie.rewrite import blame, node_names
+from sofie.target import CPUS
+
+
+@dataclass
+class DevicePrinter(KernelPrinter):
+    """Prints the body of a kernel."""
+
+    def statement(self, op: Operation) -> None:
+        """The statement of an op; the return of a kernel is its end."""
+        if isinstance(op, gpu.GlobalIdOp):
+            axis = op.dimension.data.value
+            name = self.names(op.result.name_hint or "thread")
+            place = f"static_cast<index>(blockIdx.{axis}) * blockDim.{axis} + threadIdx.{axis}"
+            self.line(f"const index {name} = {place};")
+            self.spelled[op.result] = Expression(name, ATOM)
+        elif not isinstance(op, gpu.ReturnOp):
+            super().statement(op)
+
+    def unroll(self, loop: scf.ForOp | scf.ParallelOp) -> None:
+        """Asks for a loop to be unrolled."""
+        self.lines.append("#pragma unroll")
+
+
+@dataclass
+class LaunchPrinter(EntryPrinter):
+    """Prints the launches of kernels, and the loops and conditions around them. nodes: ONNX nodes by kernel."""
+
+    nodes: Mapping[str, str] = field(default_factory=dict)
+
+    def statement(self, op: Operation) -> None:
+        """The statement of one op of @infer."""
+        if not isinstance(op, gpu.LaunchFuncOp):
+            super().statement(op)
+            return
+        kernel = op.kernel.nested_references.data[0].data
+        arguments = [self.pointer(v) if isinstance(v.type, MemRefType) else self.text(v) for v in op.kernelOperands]
+        what = f"kernel {kernel}" + (f" of {self.nodes[kernel]}" if self.nodes[kernel] else "")
+        sizes = [self.text(op.gridSizeX), self.text(op.blockSizeX), "stream"]
+        self.line(f"SOFIE_LAUNCH(kernels::{kernel}, {', '.join([*sizes, *arguments])});")
+        self.line(f"detail::check(cudaGetLastError(), {string(what)});")
+
+    def expression(self, op: Operation) -> Expression:
+        """The expression of a pure op, or of a number that the device has computed."""
+        if isinstance(op, memref.LoadOp):
+            return Expression(f"detail::fetch({self.address(op.memref, op.indices)}, stream)", ATOM)
+        return super().expression(op)
+
+
+def kernels_of(module: ModuleOp) -> dict[str, tuple[str, str]]:
+    """Text and ONNX nodes of every kernel by its name."""
+    found: dict[str, tuple[str, str]] = {}
+    for holder in [op for op in module.body.block.ops if isinstance(op, gpu.ModuleOp)]:
+        assert holder.sym_name.data == MODULE
+        for op in holder.body.block.ops:
+            assert isinstance(op, gpu.FuncOp)
+            nodes = comment(", ".join(node_names(op.location)))
+            says = [f"// {nodes}"] if nodes else []
+            printer = DevicePrinter()
+            text = printer.kernel(op, f"__global__ __launch_bounds__({BLOCK}) ", "")
+            found[op.sym_name.data] = "\n".join([*says, *text]), nodes
+    return found
+
+
+def as_variant(module: ModuleOp) -> Variant:
+    """A module at the gpu level in the place of what a program has for each CPU: none has a say in it."""
+    return Variant(module, CPUS["scalar"])
+
+
+class CudaProgram(Program):
+    """A module at the gpu level, with what its text is made of: prints itself as a .cuh.
+
+    Its one variant is `as_variant` of the module.
+    """
+
+    suffix: ClassVar[str] = ".cuh"
+    call: ClassVar[type[Operation]] = gpu.LaunchFuncOp
+
+    @cached_property
+    def kernels(self) -> list[str]:
+        """The text of every kernel."""
+        return [text for text, _ in kernels_of(self.module).values()]
+
+    @staticmethod
+    def operands_of(call: Operation) -> Sequence[SSAValue]:
+        """What a kernel is launched with."""
+        assert isinstance(call, gpu.LaunchFuncOp)
+        return list(call.kernelOperands)
+
+    def core(self, profile: bool = False) -> str:
+        """Prelude, kernels and entry: all that runs. Raises SofieError on what no kernel can do yet."""
+        kernels = kernels_of(self.module)
+        texts = "\n\n".join(text for text, _ in kernels.values())
+        parts = [source("device.cuh"), f"namespace kernels {{\n\n{texts}\n\n}} // namespace kernels" if kernels else ""]
+        parts += [_entry(self, {name: nodes for name, (_, nodes) in kernels.items()}), "#undef SOFIE_DEVICE"]
+        return "\n\n".join(part for part in parts if part)
+
+    def header(self, embed: bool = False, profile: bool = False) -> str:
+        """The .cuh: tables, weights, kernels and the class `Session`, in a namespace of its own."""
+        guard = f"SOFIE_{self.name}_CUH"
+        includes = [*(["array"] if self.late else []), "cmath", "cstddef", "cstdint", "cstring", "memory", "stdexcept"]
+        includes += ["string", "tuple", "vector"]
+        lines = [
+            f"// {comment(self.name)}: {len(self.inputs)} input(s), {len(self.outputs)} output(s), "
+            f"{sum(a.size for _, a in self.weights):,} weights, "
+            f"{self.arena_bytes:,} bytes of scratch. Written by SOFIE, for CUDA.",
+            *(f"// {comment(words)}" for words in self.asked),
+            "",
+            f"#ifndef {guard}",
+            f"#define {guard}",
+            "",
+            *(f"#include <{name}>" for name in includes),
+            *FILE_INCLUDES,
+            "#ifndef SOFIE_LAUNCH",
+            "#include <cuda_runtime.h>",
+            "#endif",
+            "",
+            f"namespace SOFIE_{self.name} {{",
+            "",
+            self.tables(),
+            "",
+            self.weights_class(embed),
+            "",
+            self.core(),
+            "",
+            device_session(self, embed),
+            "",
+            f"}} // namespace SOFIE_{self.name}",
+            "",
+            f"#endif // {guard}",
+            "",
+        ]
+        return "\n".join(lines)
+
+
+def _entry(program: CudaProgram, nodes: Mapping[str, str]) -> str:
+    """The function that launches everything, on pointers of the device."""
+    infer = program.variants[0].infer
+    if state_of(infer) is not None:
+        raise SofieError(f"{blame(infer)}: random numbers are not drawn on a GPU yet; compile the model for a CPU")
+    printer = LaunchPrinter(offsets=program.offsets, nodes=nodes)
+    printer.names("stream")
+    parameters = ["const unsigned char *weights", "unsigned char *arena", "cudaStream_t stream"]
+    ports = iter([*program.inputs, *program.outputs])
+    given = symbols_by_argument(infer)
+    for argument in infer.body.block.args:
+        if argument in given:
+            name = printer.names(program.sizes[given[argument]])
+            printer.sizes[given[argument]] = name
+            printer.spelled[argument] = Expression(name, ATOM)
+            parameters.append(f"[[maybe_unused]] const index {name}")
+        elif is_arena(argument):
+            printer.pointers[argument] = ("arena", 0)
+        else:
+            port = next(ports)
+            name = printer.names(port.parameter)
+            const = "" if port in program.outputs else "const "
+            parameters.append(f"[[maybe_unused]] {const}{scalar_type(element_of(argument))} *{name}")
+            printer.pointers[argument] = (name, 0)
+    printer.block(infer.body.block)
+    for port in program.late:
+        parameters.append(f"index *{(name := printer.names(port.found))}")
+        for axis, extent in enumerate(port.shape):
+            printer.line(f"{name}[{axis}] = {printer.extent(extent)};")
+    silenced = "".join(f"   static_cast<void>({name});\n" for name in ("weights", "arena", "stream"))
+    body = "\n".join(printer.lines)
+    return f"{listed('inline void launch(', parameters, ')')}\n{{\n{silenced}{body}\n}}"

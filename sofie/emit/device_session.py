@@ -1,0 +1,101 @@
+"""Writes the class `Session` of a program for CUDA: what users of the .cuh see."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sofie.emit.ports import Port
+from sofie.emit.printer import KernelPrinter
+from sofie.emit.session import checked, parameters, passed, returning, size_checks
+from sofie.emit.spelling import listed, string
+from sofie.sizes import most
+
+if TYPE_CHECKING:
+    from sofie.emit.cuda import CudaProgram
+
+ALIGNMENT = 256
+"""Bytes: that of cudaMalloc, and of each input and output in their room."""
+
+
+def device_session(program: CudaProgram, embed: bool) -> str:
+    """The classes that users see: weights and scratch memory on the device, inference there and from the host."""
+    takes, gives = parameters(program)
+    arguments = ["weights_.data()", "arena_.get()", "stream"]
+    arguments += [f"static_cast<index>({name})" for name in program.sizes.values()]
+    arguments += [passed(p, const=True) for p in program.inputs] + [passed(p, const=False) for p in program.outputs]
+    arguments += [f"reinterpret_cast<index *>({p.found})" for p in program.late]
+    spell = KernelPrinter(sizes=dict(program.sizes))
+    rooms: dict[Port, int] = {}
+    end = 0
+    for port in (*program.inputs, *program.outputs):
+        rooms[port] = end
+        end += -(-math.prod(map(most, port.shape)) * np.dtype(port.dtype).itemsize // ALIGNMENT) * ALIGNMENT
+    there = {port: f"reinterpret_cast<{port.cpp} *>(room_.get() + {place})" for port, place in rooms.items()}
+    call = [*program.sizes.values(), *(there[p] for p in program.inputs)]
+    call += [part for p in program.outputs for part in ([there[p], p.found] if p.found else [there[p]])]
+    copies = [_copy(p, rooms[p], spell, back=False) for p in program.inputs]
+    copies += [listed("      infer_device(", [*call, "stream"], ");")]
+    copies += [_copy(p, rooms[p], spell, back=True) for p in program.outputs]
+    default_file = "" if embed else f" = {string(program.name + '.dat')}"
+    default = "   Session() : Session(DeviceWeights(Weights())) {}\n" if embed else ""
+    return f"""// The weights on the device; copies share them.
+class DeviceWeights {{
+public:
+   // Throws std::runtime_error where the device has no room.
+   explicit DeviceWeights(const Weights &weights) : memory_(detail::device_memory(detail::weight_file_bytes))
+   {{
+      detail::check(
+          cudaMemcpy(memory_.get(), weights.data(), detail::weight_file_bytes, cudaMemcpyHostToDevice), "the weights");
+   }}
+
+   const unsigned char *data() const noexcept {{ return memory_.get(); }}
+
+private:
+   std::shared_ptr<unsigned char> memory_;
+}};
+
+// Scratch memory on the device, for one stream at a time; the weights are shared. Throws std::runtime_error on what
+// CUDA reports, with the kernel and its ONNX nodes.
+class Session {{
+public:
+{default}   explicit Session(const std::string &file{default_file}) : Session(DeviceWeights(Weights(file))) {{}}
+   explicit Session(const DeviceWeights &weights)
+       : weights_(weights), arena_(detail::device_memory({max(program.arena_bytes, 64)})),
+         room_(detail::device_memory({max(end, 64)}))
+   {{
+   }}
+
+   // Pointers of the device. Returns when all is on the stream, unless the model has conditions: those are waited for.
+{listed("   void infer_device(", [*takes, *gives, "cudaStream_t stream = nullptr"], ")")}
+   {{
+{checked(program)}{listed("      launch(", arguments, ");")}
+   }}
+
+   // Pointers of the host: copies inputs there and outputs back, and waits for them.
+{listed("   void infer(", [*takes, *gives, "cudaStream_t stream = nullptr"], ")")}
+   {{
+{checked(program)}{chr(10).join(copies)}
+      detail::check(cudaStreamSynchronize(stream), "the stream");
+   }}
+
+{returning(program)}
+
+private:{size_checks(program)}
+   DeviceWeights weights_;
+   std::shared_ptr<unsigned char> arena_, room_;
+}};"""
+
+
+def _copy(port: Port, place: int, spell: KernelPrinter, back: bool) -> str:
+    """The statement that copies an input to its room on the device, or an output back: all there may be where the run
+    finds its extents.
+    """
+    elements = math.prod(map(most, port.shape)) if port.found else spell.extent(port.elements)
+    there, here = f"room_.get() + {place}", port.parameter
+    ends, kind = ((here, there), "cudaMemcpyDeviceToHost") if back else ((there, here), "cudaMemcpyHostToDevice")
+    what = f"{'output' if back else 'input'} {port.name}"
+    copy = listed("cudaMemcpyAsync(", [*ends, f"{elements} * sizeof *{here}", kind, "stream"], ")")
+    return f"      detail::check({copy}, {string(what)});"

@@ -1,0 +1,99 @@
+"""CUDA without a GPU: what is emitted computes what the operators mean, on threads that run in the worst order."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import warnings
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+from onnx.reference import ReferenceEvaluator
+
+import sofie
+from sofie.compiler import Options, compile_model, generate, lower
+from sofie.emit.cuda import CudaProgram
+from tests import models
+from tests.conformance import suite
+from tests.cuda_host.emulation import HOST, emulated
+from tests.emit.programs import FILES, assert_outputs, compile_and_run, session_code
+
+pytestmark = pytest.mark.usefixtures("needs_compiler")
+
+EVERY = 20
+"""How many tests of ONNX's own suite there are for each that runs here."""
+SAMPLE = suite.listed(suite.PASSING)[::EVERY]
+
+
+@cache
+def cases() -> dict[str, object]:
+    return suite.tests()
+
+
+@pytest.mark.parametrize("name", [name for name in SAMPLE if "random" not in name and "bernoulli" not in name])
+def test_conformance(name: str) -> None:
+    """An operator whose kernel is wrong where every iteration is a thread."""
+    with warnings.catch_warnings(), emulated():
+        warnings.simplefilter("ignore")
+        assert suite.run(cases()[name], target="cuda") > 0
+
+
+@pytest.mark.parametrize("flags", [("-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")])
+def test_sessions(tmp_path: Path, flags: tuple[str, ...]) -> None:
+    """A header with a warning; a thread beyond the end; copies to or from the device of another size."""
+    made = {}
+    for name, make in models.ALL.items():
+        path = tmp_path / f"{name}.onnx"
+        onnx.save(make(), path)
+        made[name] = generate(path, tmp_path, Options(target="cuda"), name)
+    feeds = {name: models.feeds(models.ALL[name]()) for name in made}
+    body = "\n".join(session_code(generated, feeds[name], name) for name, generated in made.items())
+    includes = f'#include "{HOST}"\n' + "".join(f'#include "{name}.cuh"\n' for name in made)
+    compile_and_run(tmp_path, f"{includes}{FILES}\nint main()\n{{\n{body}\n}}\n", (*flags, "-Wno-unknown-pragmas"))
+    for name, generated in made.items():
+        assert_outputs(generated, models.ALL[name](), feeds[name], name)
+
+
+def test_threads_of_a_launch_may_run_in_any_order() -> None:
+    """Threads run from last to first; in a kernel whose iterations needed each other, this would give another sum."""
+    model = models.mlp()
+    feeds = models.feeds(model)
+    with emulated():
+        got = compile_model(model, Options(target="cuda")).run(feeds)
+    for name, want in zip(got, ReferenceEvaluator(model).run(None, feeds), strict=True):
+        np.testing.assert_allclose(got[name], want, rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_of_cpus_is_refused() -> None:
+    """An option that would be ignored."""
+    for options in ({"threads": 2}, {"blas": "cblas"}, {"reproducible": True}):
+        with pytest.raises(sofie.SofieError, match="is for CPUs; leave it out with --target cuda"):
+            lower(models.mlp(), "m", Options(target="cuda", **options))
+
+
+def test_random_numbers_are_refused() -> None:
+    """Numbers that would not follow from the seed."""
+    node = helper.make_node("RandomUniformLike", ["x"], ["y"])
+    program = lower(models.build([node], {"x": [3]}, {"y": [3]}, {}), "m", Options(target="cuda"))
+    assert isinstance(program, CudaProgram)
+    with pytest.raises(sofie.SofieError, match="random numbers are not drawn on a GPU yet"):
+        program.core()
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
+def test_nvcc_takes_every_kernel(tmp_path: Path) -> None:
+    """What g++ lets pass and nvcc does not: an exception specification, a built-in function that no device has."""
+    includes = ""
+    for name, make in models.ALL.items():
+        path = tmp_path / f"{name}.onnx"
+        onnx.save(make(), path)
+        includes += f'#include "{generate(path, tmp_path, Options(target="cuda"), name).header}"\n'
+    (tmp_path / "all.cu").write_text(includes)
+    command = ["nvcc", "-std=c++17", "-arch=sm_90", "-cubin", "all.cu", "-o", "all.cubin"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert not done.stderr.strip(), done.stderr[-2000:]

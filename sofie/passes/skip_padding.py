@@ -11,7 +11,7 @@ same, and where w is infinite they are what the padding means: nothing is there.
 Axes only whose loop stands outside of rows and lanes, so that all of a tile leaves out the same: the rows of an image,
 not its columns. Declines where an average sum is spared less than `min_terms` terms, for a loop of a length that is
 not known is not unrolled; and where the kernel is dilated.
-ConvTranspose of 4x4 over 15x47 (a calorimeter's decoder): 1229 -> 1047 us (Zen 4).
+A calorimeter's decoder of three ConvTranspose: 1.94 -> 1.66 ms (Zen 4).
 """
 
 from __future__ import annotations

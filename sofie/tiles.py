@@ -21,9 +21,10 @@ Matrix = list[list[float]]
 
 @dataclass(frozen=True)
 class Transform:
-    """F(tile x tile, 3 x 3): matrices B' (size, size), G (size, 3) and A' (tile, size), size = tile + 2."""
+    """F(tile x tile, taps x taps): matrices B' (size, size), G (size, taps) and A' (tile, size)."""
 
     tile: int
+    taps: int
     b: Matrix
     g: Matrix
     a: Matrix
@@ -31,10 +32,10 @@ class Transform:
     @property
     def size(self) -> int:
         """The side of a tile of the input."""
-        return self.tile + 2
+        return self.tile + self.taps - 1
 
     def kernel(self, kernel: Array) -> Array:
-        """G w G' of weights (outputs, channels, 3, 3), in double precision: (size^2, channels, outputs)."""
+        """G w G' of weights (outputs, channels, taps, taps), in double precision: (size^2, channels, outputs)."""
         g = np.array(self.g, np.float64)
         moved = np.einsum("ik,ockl,jl->ijco", g, kernel.astype(np.float64), g)
         return np.ascontiguousarray(moved.reshape(self.size**2, *moved.shape[2:]).astype(np.float32))
@@ -57,20 +58,23 @@ class Transform:
 
 
 @cache
-def transform(tile: int) -> Transform:
-    """The transforms of a tile of 2 or 4."""
-    if tile == 2:
+def transform(tile: int, taps: int = 3) -> Transform:
+    """The transforms of a tile of 2 or 4 for 3 taps, and of 2 for 5."""
+    if (tile, taps) == (2, 3):
         return Transform(
             2,
+            3,
             [[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]],
             [[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]],
             [[1, 1, 1, 0], [0, 1, -1, -1]],
         )
     p, q = 0.75, 1.5
     p2, q2 = p * p, q * q
-    scales = [1 / (p2 * q2), 1 / (2 * p2 * (p2 - q2)), 1 / (2 * q2 * (q2 - p2))]
+    points = [0.0, p, -p, q, -q]
+    scales = [1 / (p2 * q2), *[1 / (2 * p2 * (p2 - q2))] * 2, *[1 / (2 * q2 * (q2 - p2))] * 2]
     return Transform(
-        4,
+        tile,
+        taps,
         [
             [p2 * q2, 0, -(p2 + q2), 0, 1, 0],
             [0, -p * q2, -q2, p, 1, 0],
@@ -80,17 +84,10 @@ def transform(tile: int) -> Transform:
             [0, p2 * q2, 0, -(p2 + q2), 0, 1],
         ],
         [
-            [scales[0], 0, 0],
-            *([s * scales[1] for s in (1, sign * p, p2)] for sign in (1, -1)),
-            *([s * scales[2] for s in (1, sign * q, q2)] for sign in (1, -1)),
-            [0, 0, 1],
+            *([scale * point**k for k in range(taps)] for scale, point in zip(scales, points, strict=True)),
+            [*[0.0] * (taps - 1), 1],
         ],
-        [
-            [1, 1, 1, 1, 1, 0],
-            [0, p, -p, q, -q, 0],
-            [0, p2, p2, q2, q2, 0],
-            [0, p * p2, -p * p2, q * q2, -q * q2, 1],
-        ],
+        [[*(point**k for point in points), float(k == tile - 1)] for k in range(tile)],
     )
 
 
@@ -156,22 +153,26 @@ FLOPS = 32
 """Floating-point operations a cycle: two multiply-adds of 8 lanes."""
 STREAM = 6
 """Bytes a cycle of weights, which a large model reads from memory."""
-TRANSFORMS = {2: (0.6, 0.4), 4: (2.2, 1.6)}
-"""Cycles a tile and channel for the transforms of input and output."""
+TRANSFORMS = {(2, 3): (0.6, 0.4), (4, 3): (2.2, 1.6), (2, 5): (2.2, 1.0)}
+"""By tile and taps, the cycles a tile and channel for the transforms of input and output."""
 FEWEST_CHANNELS = 16
 
 
-def cheapest(height: int, width: int, channels: int, outputs: int, largest: int) -> int | None:
-    """The tile, 2 or 4 but no larger than `largest`, that takes the fewest cycles; None where the direct sum does."""
+def cheapest(height: int, width: int, channels: int, outputs: int, largest: int, taps: int = 3) -> int | None:
+    """The tile that takes the fewest cycles; None where the direct sum does.
+
+    It has no more points than one of `largest`, 2 or 4, has for 3 taps.
+    """
     if min(channels, outputs) < FEWEST_CHANNELS:
         return None
-    direct = 18 * height * width * channels * outputs / FLOPS + 36 * channels * outputs / STREAM
+    area = taps * taps
+    direct = 2 * area * height * width * channels * outputs / FLOPS + 4 * area * channels * outputs / STREAM
     best: tuple[float, int | None] = direct, None
-    for tile, (into, back) in TRANSFORMS.items():
+    for (tile, of), (into, back) in TRANSFORMS.items():
         tiles = -(-height // tile) * -(-width // tile)
-        points = (tile + 2) ** 2
-        cost = 2 * points * tiles * channels * outputs / FLOPS + 4 * points * channels * outputs / STREAM
+        size = tile + taps - 1
+        cost = 2 * size**2 * tiles * channels * outputs / FLOPS + 4 * size**2 * channels * outputs / STREAM
         cost += tiles * (channels * into + outputs * back)
-        if tile <= largest and cost < best[0]:
+        if of == taps and size <= largest + 2 and cost < best[0]:
             best = cost, tile
     return best[1]

@@ -72,13 +72,8 @@ class Options:
 
     def device_stages(self) -> list[pipeline.Stage]:
         """The passes to run for a GPU. Raises SofieError on names that do not exist, and on what only a CPU has."""
-        for asked, words in (
-            (self.blas != "none", "--blas"),
-            (self.threads != 1, "--threads"),
-            (self.reproducible, "--reproducible"),
-        ):
-            if asked:
-                raise SofieError(f"{words} is for CPUs; leave it out with --target cuda")
+        _only_for_cpus(("--blas", self.blas != "none"), ("--threads", self.threads != 1))
+        _only_for_cpus(("--reproducible", self.reproducible))
         return pipeline.parse(pipeline.GPU if self.passes == pipeline.DEFAULT else self.passes, self.without)
 
     def stages(self, target: Cpu | None = None) -> list[pipeline.Stage]:
@@ -95,6 +90,13 @@ class Options:
             "pack-weights": ArgSpec("pack-weights", {} if self.blas == "none" else {"panel": (0,)}),
         }
         return pipeline.parse(self.passes, self.without, options)
+
+
+def _only_for_cpus(*asked: tuple[str, bool]) -> None:
+    """Raises SofieError on an option that a GPU does not have, where it was asked for."""
+    for words, given in asked:
+        if given:
+            raise SofieError(f"{words} is for CPUs; leave it out with --target cuda")
 
 
 Progress = Callable[[str], None]
@@ -363,6 +365,8 @@ def generate_together(
 def _write(
     programs: Sequence[Program], folder: Path, name: str, embed: bool, cmake: bool, profile: bool
 ) -> list[Generated]:
+    if any(isinstance(program, CudaProgram) for program in programs):
+        _only_for_cpus(("--cmake", cmake), ("--profile", profile))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -90,6 +90,8 @@ def _tuned(models: Sequence[Path], options: Options, seconds: float) -> Options:
     from sofie.errors import SofieError
     from sofie.tuning import applied, tune
 
+    if options.target != "cpu":
+        raise SofieError(f"--tune is for CPUs; leave it out with --target {options.target}")
     if len(models) > 1:
         raise SofieError("--tune takes one model: tune each alone, and give its --pipeline where they are compiled")
     with progress(f"tune {models[0].name}") as tell:

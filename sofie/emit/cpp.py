@@ -36,7 +36,7 @@ from sofie.random_state import state_of
 from sofie.sizes import Symbol, most, symbols_of
 from sofie.weights import Array
 
-FILE_INCLUDES = (
+_FILE_INCLUDES = (
     "#if defined(__unix__) || defined(__APPLE__)",
     *(f"#include <{name}>" for name in ("fcntl.h", "sys/mman.h", "sys/stat.h", "unistd.h")),
     "#else",
@@ -216,35 +216,36 @@ class Program:
 
         With `profile` a session counts the time of each kernel.
         """
-        guard = f"SOFIE_{self.name}_HXX"
         includes = [*(["array"] if self.late else []), *(["chrono", "cstdio"] if profile else [])]
         includes += self.thread_headers
         includes += ["cstddef", "cstdint", "cstring", "memory", "new", "stdexcept", "string", "tuple", "vector"]
+        library = ["#include <cblas.h>"] if self.uses_blas else []
+        parts = [self.core(profile)]
+        parts += [source("cpu.hxx")] if self.variants[0].cpu.level else []
+        parts += [choice(self, profile)] if len(self.variants) > 1 else []
+        return self.framed("HXX", "", includes, library, [*parts, session(self, embed, profile)], embed)
+
+    def framed(
+        self, kind: str, whose: str, includes: Sequence[str], more: Sequence[str], parts: Sequence[str], embed: bool
+    ) -> str:
+        """The file around `parts`, behind tables and weights: its first line, guard, includes and namespace."""
+        guard = f"SOFIE_{self.name}_{kind}"
         lines = [
             f"// {comment(self.name)}: {len(self.inputs)} input(s), {len(self.outputs)} output(s), "
             f"{sum(a.size for _, a in self.weights):,} weights, "
-            f"{self.arena_bytes:,} bytes of scratch. Written by SOFIE.",
+            f"{self.arena_bytes:,} bytes of scratch. Written by SOFIE{whose}.",
             *(f"// {comment(words)}" for words in self.asked),
             "",
             f"#ifndef {guard}",
             f"#define {guard}",
             "",
             *(f"#include <{name}>" for name in includes),
-            *FILE_INCLUDES,
-            *(["#include <cblas.h>"] if self.uses_blas else []),
+            *_FILE_INCLUDES,
+            *more,
             "",
             f"namespace SOFIE_{self.name} {{",
             "",
-            self.tables(),
-            "",
-            self.weights_class(embed),
-            "",
-            self.core(profile),
-            "",
-            *([source("cpu.hxx"), ""] if self.variants[0].cpu.level else []),
-            *([choice(self, profile), ""] if len(self.variants) > 1 else []),
-            session(self, embed, profile),
-            "",
+            *(line for part in (self._tables(), self._weights_class(embed), *parts) for line in (part, "")),
             f"}} // namespace SOFIE_{self.name}",
             "",
             f"namespace TMVA_SOFIE_{self.name} = SOFIE_{self.name};",
@@ -254,8 +255,7 @@ class Program:
         ]
         return "\n".join(lines)
 
-    def tables(self) -> str:
-        """The names, types and shapes of inputs and outputs."""
+    def _tables(self) -> str:
         bounds = " Extents that a call gives stand with their bounds." if self.sizes else ""
         rows = [f"// The tensors of the model, in its own order.{bounds}", "struct Tensor {", "   const char *name;"]
         rows += ["   const char *type;", "   std::size_t rank;", "   std::size_t shape[8];", "};", ""]
@@ -270,8 +270,7 @@ class Program:
             rows.append("};")
         return "\n".join(rows)
 
-    def weights_class(self, embed: bool) -> str:
-        """The class `Weights` with what it has to know."""
+    def _weights_class(self, embed: bool) -> str:
         lines = [
             "namespace detail {",
             f"inline constexpr char model_name[] = {string(self.name)};",

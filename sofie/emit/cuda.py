@@ -15,15 +15,13 @@ from xdsl.dialects import gpu, memref, scf
 from xdsl.dialects.builtin import MemRefType, ModuleOp
 from xdsl.ir import Operation, SSAValue
 
-from sofie.dialects.types import element_of
-from sofie.emit.cpp import FILE_INCLUDES, Program
+from sofie.emit.cpp import Program
 from sofie.emit.device_session import device_session
 from sofie.emit.printer import KernelPrinter
 from sofie.emit.sources import source
-from sofie.emit.spelling import ATOM, Expression, comment, listed, scalar_type, string
-from sofie.emit.variant import EntryPrinter, Variant, is_arena
+from sofie.emit.spelling import ATOM, Expression, comment, string
+from sofie.emit.variant import EntryPrinter, Variant
 from sofie.errors import SofieError
-from sofie.extents import symbols_by_argument
 from sofie.passes.map_gpu import BLOCK, MODULE
 from sofie.random_state import state_of
 from sofie.rewrite import blame, node_names
@@ -105,9 +103,14 @@ class CudaProgram(Program):
     call: ClassVar[type[Operation]] = gpu.LaunchFuncOp
 
     @cached_property
+    def printed(self) -> dict[str, tuple[str, str]]:
+        """Text and ONNX nodes of every kernel by its name."""
+        return kernels_of(self.module)
+
+    @cached_property
     def kernels(self) -> list[str]:
         """The text of every kernel."""
-        return [text for text, _ in kernels_of(self.module).values()]
+        return [text for text, _ in self.printed.values()]
 
     @staticmethod
     def operands_of(call: Operation) -> Sequence[SSAValue]:
@@ -117,48 +120,17 @@ class CudaProgram(Program):
 
     def core(self, profile: bool = False) -> str:
         """Prelude, kernels and entry: all that runs. Raises SofieError on what no kernel can do yet."""
-        kernels = kernels_of(self.module)
-        texts = "\n\n".join(text for text, _ in kernels.values())
+        kernels, texts = self.printed, "\n\n".join(self.kernels)
         parts = [source("device.cuh"), f"namespace kernels {{\n\n{texts}\n\n}} // namespace kernels" if kernels else ""]
         parts += [_entry(self, {name: nodes for name, (_, nodes) in kernels.items()}), "#undef SOFIE_DEVICE"]
         return "\n\n".join(part for part in parts if part)
 
     def header(self, embed: bool = False, profile: bool = False) -> str:
         """The .cuh: tables, weights, kernels and the class `Session`, in a namespace of its own."""
-        guard = f"SOFIE_{self.name}_CUH"
         includes = [*(["array"] if self.late else []), "cmath", "cstddef", "cstdint", "cstring", "memory", "stdexcept"]
         includes += ["string", "tuple", "vector"]
-        lines = [
-            f"// {comment(self.name)}: {len(self.inputs)} input(s), {len(self.outputs)} output(s), "
-            f"{sum(a.size for _, a in self.weights):,} weights, "
-            f"{self.arena_bytes:,} bytes of scratch. Written by SOFIE, for CUDA.",
-            *(f"// {comment(words)}" for words in self.asked),
-            "",
-            f"#ifndef {guard}",
-            f"#define {guard}",
-            "",
-            *(f"#include <{name}>" for name in includes),
-            *FILE_INCLUDES,
-            "#ifndef SOFIE_LAUNCH",
-            "#include <cuda_runtime.h>",
-            "#endif",
-            "",
-            f"namespace SOFIE_{self.name} {{",
-            "",
-            self.tables(),
-            "",
-            self.weights_class(embed),
-            "",
-            self.core(),
-            "",
-            device_session(self, embed),
-            "",
-            f"}} // namespace SOFIE_{self.name}",
-            "",
-            f"#endif // {guard}",
-            "",
-        ]
-        return "\n".join(lines)
+        runtime = ["#ifndef SOFIE_LAUNCH", "#include <cuda_runtime.h>", "#endif"]
+        return self.framed("CUH", ", for CUDA", includes, runtime, [self.core(), device_session(self, embed)], embed)
 
 
 def _entry(program: CudaProgram, nodes: Mapping[str, str]) -> str:
@@ -169,27 +141,4 @@ def _entry(program: CudaProgram, nodes: Mapping[str, str]) -> str:
     printer = LaunchPrinter(offsets=program.offsets, nodes=nodes)
     printer.names("stream")
     parameters = ["const unsigned char *weights", "unsigned char *arena", "cudaStream_t stream"]
-    ports = iter([*program.inputs, *program.outputs])
-    given = symbols_by_argument(infer)
-    for argument in infer.body.block.args:
-        if argument in given:
-            name = printer.names(program.sizes[given[argument]])
-            printer.sizes[given[argument]] = name
-            printer.spelled[argument] = Expression(name, ATOM)
-            parameters.append(f"[[maybe_unused]] const index {name}")
-        elif is_arena(argument):
-            printer.pointers[argument] = ("arena", 0)
-        else:
-            port = next(ports)
-            name = printer.names(port.parameter)
-            const = "" if port in program.outputs else "const "
-            parameters.append(f"[[maybe_unused]] {const}{scalar_type(element_of(argument))} *{name}")
-            printer.pointers[argument] = (name, 0)
-    printer.block(infer.body.block)
-    for port in program.late:
-        parameters.append(f"index *{(name := printer.names(port.found))}")
-        for axis, extent in enumerate(port.shape):
-            printer.line(f"{name}[{axis}] = {printer.extent(extent)};")
-    silenced = "".join(f"   static_cast<void>({name});\n" for name in ("weights", "arena", "stream"))
-    body = "\n".join(printer.lines)
-    return f"{listed('inline void launch(', parameters, ')')}\n{{\n{silenced}{body}\n}}"
+    return printer.function(program, infer, "inline void launch(", parameters, {"weights", "arena", "stream"})

@@ -27,13 +27,10 @@ def unrolled(loop: scf.ForOp | scf.ParallelOp) -> int | None:
         return None
     total = 0
     for op in loop.body.block.ops:
-        size = (
-            unrolled(op)
-            if isinstance(op, scf.ForOp)
-            else None
-            if op.regions or isinstance(op, func.CallOp | gpu.LaunchFuncOp)
-            else 1
-        )
+        if isinstance(op, scf.ForOp):
+            size = unrolled(op)
+        else:
+            size = None if op.regions or isinstance(op, func.CallOp | gpu.LaunchFuncOp) else 1
         if size is None:
             return None
         total += size

@@ -76,6 +76,48 @@ class EntryPrinter(KernelPrinter):
         elif not isinstance(op, arith.ConstantOp):
             super().statement(op)
 
+    def function(
+        self,
+        program: Program,
+        infer: func.FuncOp,
+        head: str,
+        parameters: list[str],
+        unused: set[str],
+        behind: str = "",
+    ) -> str:
+        """The whole of @infer: `parameters` first, of which the names in `unused` may be, then sizes and tensors."""
+        ports = iter([*program.inputs, *program.outputs])
+        given, state = symbols_by_argument(infer), state_of(infer)
+        for argument in infer.body.block.args:
+            if argument in given:
+                name = self.names(program.sizes[given[argument]])
+                self.sizes[given[argument]] = name
+                self.spelled[argument] = Expression(name, ATOM)
+                parameters.append(f"const index {name}")
+            elif is_arena(argument):
+                self.pointers[argument] = ("arena", 0)
+                continue
+            elif argument is state:
+                name = self.names("random_state")
+                parameters.append(f"const std::int64_t *{name}")
+                self.pointers[argument] = (name, 0)
+            else:
+                port = next(ports)
+                name = self.names(port.parameter)
+                const = "" if port in program.outputs else "const "
+                parameters.append(f"{const}{scalar_type(element_of(argument))} *{name}")
+                self.pointers[argument] = (name, 0)
+            unused.add(name)
+        self.block(infer.body.block)
+        for port in program.late:
+            parameters.append(f"index *{(name := self.names(port.found))}")
+            for axis, extent in enumerate(port.shape):
+                self.line(f"{name}[{axis}] = {self.extent(extent)};")
+        body = "\n".join(self.lines)
+        words = set(body.replace("(", " ").replace(")", " ").replace(",", " ").replace(";", " ").split())
+        silenced = "".join(f"   static_cast<void>({n});\n" for n in sorted(unused - words))
+        return f"{listed(head, parameters, f'){behind}')}\n{{\n{silenced}{body}\n}}"
+
     def _by_threads(self, op: scf.ParallelOp) -> None:
         """A parallel loop over the parts of a kernel."""
         (part,) = op.body.block.args
@@ -196,38 +238,8 @@ class Variant:
             printer.line("profile.start();")
         if program.threads > 1:
             parameters.append(f"shared::Threads &{printer.names('threads')}")
-        unused = {"weights", "arena"}
-        ports = iter([*program.inputs, *program.outputs])
-        given, state = symbols_by_argument(self.infer), state_of(self.infer)
-        for argument in self.infer.body.block.args:
-            if argument in given:
-                name = printer.names(program.sizes[given[argument]])
-                printer.sizes[given[argument]] = name
-                printer.spelled[argument] = Expression(name, ATOM)
-                parameters.append(f"const index {name}")
-            elif is_arena(argument):
-                printer.pointers[argument] = ("arena", 0)
-                continue
-            elif argument is state:
-                name = printer.names("random_state")
-                parameters.append(f"const std::int64_t *{name}")
-                printer.pointers[argument] = (name, 0)
-            else:
-                port = next(ports)
-                name = printer.names(port.parameter)
-                const = "" if port in program.outputs else "const "
-                parameters.append(f"{const}{scalar_type(element_of(argument))} *{name}")
-                printer.pointers[argument] = (name, 0)
-            unused.add(name)
-        printer.block(self.infer.body.block)
-        for port in program.late:
-            parameters.append(f"index *{(name := printer.names(port.found))}")
-            for axis, extent in enumerate(port.shape):
-                printer.line(f"{name}[{axis}] = {printer.extent(extent)};")
-        body = "\n".join(printer.lines)
-        words = set(body.replace("(", " ").replace(")", " ").replace(",", " ").replace(";", " ").split())
-        silenced = "".join(f"   static_cast<void>({n});\n" for n in sorted(unused - words))
-        return f"{listed('SOFIE_TARGET inline void infer(', parameters, ') noexcept')}\n{{\n{silenced}{body}\n}}"
+        head = "SOFIE_TARGET inline void infer("
+        return printer.function(program, self.infer, head, parameters, {"weights", "arena"}, " noexcept")
 
 
 def infer_of(module: ModuleOp) -> func.FuncOp:

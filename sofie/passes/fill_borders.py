@@ -39,8 +39,9 @@ class FillBorders(ModulePass):
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         for insert in [o for o in op.walk() if isinstance(o, tensor.InsertSliceOp)]:
             place = _carrying(insert) or insert
-            constant = structured.fill_of(place.operands[_filled(insert, place)])
-            if constant is not None and len(users(place.operands[_filled(insert, place)])) == 1:
+            filled = place.operands[_filled(insert, place)]
+            constant = structured.fill_of(filled)
+            if constant is not None and len(users(filled)) == 1:
                 inside = math.prod(map(sizes.most, shape_of(insert.source))) * bytes_of(element_of(insert.source))
                 if inside >= self.min_bytes:
                     _rewrite(insert, place, constant)

@@ -29,7 +29,7 @@ from xdsl.dialects import arith, scf, tensor
 from xdsl.dialects.builtin import IndexType, ModuleOp
 from xdsl.dialects.linalg import ops as linalg
 from xdsl.dialects.linalg.ops import GenericOp
-from xdsl.ir import Block, Operation, SSAValue
+from xdsl.ir import Block, SSAValue
 from xdsl.ir.affine import AffineDimExpr, AffineExpr
 from xdsl.passes import ModulePass
 
@@ -37,7 +37,7 @@ from sofie import extents, structured
 from sofie.dialects.sofie import FusedOp, WeightOp
 from sofie.dialects.types import bytes_of, element_of, shape_of
 from sofie.grouping import fuse, shared_loops
-from sofie.rewrite import fused_location, replace_results, users
+from sofie.rewrite import erase, fused_location, replace_results, users
 from sofie.site import Offset, Site
 from sofie.sizes import is_static
 
@@ -73,7 +73,7 @@ class FuseWindows(ModulePass):
 class Part:
     """An op or a group that yields one value, and the loop of each member that runs over that value's channels."""
 
-    op: Operation
+    op: FusedOp | GenericOp
     members: Sequence[GenericOp]
     loops: Sequence[int]
 
@@ -156,11 +156,16 @@ def _contracts(part: Part) -> bool:
     return len(sums) == 1 and sum(bool(a.uses) for a in sums[0].body.block.args[: len(sums[0].inputs)]) == 2
 
 
+def _made(op: FusedOp | GenericOp) -> SSAValue:
+    """The one result of `op` where its member yields it."""
+    return op.results[0] if isinstance(op, GenericOp) else op.yielded()[0]
+
+
 def _maker(op: FusedOp | GenericOp, axis: int) -> tuple[GenericOp | None, int]:
     """The member that yields the one result of `op`, and its loop over an axis of that."""
     if len(op.results) != 1:
         return None, 0
-    value = op.results[0] if isinstance(op, GenericOp) else op.yielded()[0]
+    value = _made(op)
     member = value.owner
     if not isinstance(member, GenericOp):
         return None, 0
@@ -229,23 +234,20 @@ def _rewrite(pair: Pair, width: int) -> None:
     loop = site.insert(scf.ForOp(low, high, step, carried, body))
     if reader:
         _read_panels(reader, result, axis, loop)
-        op.detach()
-        op.erase()
+        erase(op)
     else:
         replace_results(op, [loop])
     block = pair.producer.op.parent_block()
     assert block is not None
     for dead in (pair.padding, pair.producer.op):
         if dead is not None:
-            dead.detach()
-            dead.erase()
+            erase(dead)
     structured.erase_unread(block)
 
 
 def _axis(part: Part) -> int:
     """The axis of the result that runs over channels."""
-    value = part.result if isinstance(part.op, GenericOp) else part.op.yielded()[0]  # type: ignore[attr-defined]
-    member = value.owner
+    member = _made(part.op).owner
     assert isinstance(member, GenericOp)
     loop = part.loops[list(part.members).index(member)]
     return structured.output_maps(member)[0].results.index(AffineDimExpr(loop))

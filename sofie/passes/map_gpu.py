@@ -58,6 +58,7 @@ class MapGpu(ModulePass):
         for kernel in kernels:
             erase(kernel)
         if kernels:
+            # upstream's annotation asks for a symbol reference, its verifier for a name
             holder = gpu.ModuleOp(StringAttr(MODULE), Region(made))  # type: ignore[arg-type]
             first = op.body.block.first_op
             assert first is not None
@@ -90,7 +91,7 @@ class Part:
     """Values in the kernel."""
 
     def launch(self, call: func.CallOp, block: int) -> None:
-        """Launches it in the place of a call of the kernel."""
+        """Launches it in the place of a call of the kernel; one block at least, since CUDA refuses none."""
         place = call.parent_block()
         assert place is not None
         arguments = self.stage.kernel.body.block.args
@@ -108,7 +109,7 @@ class Part:
         numbers = [extent for extent in extents if extent is not None]
         threads = 1 if self.stage.nest is None else block
         if len(numbers) == len(extents):
-            blocks = constant(-(-math.prod(numbers) // threads))
+            blocks = constant(max(-(-math.prod(numbers) // threads), 1))
         else:
             for op in _slice(self.bounds):
                 add(clone := op.clone(known))
@@ -116,7 +117,8 @@ class Part:
             total = constant(1)
             for bound in self.bounds:
                 total = add(arith.MuliOp(total, known[bound]))
-            blocks = add(arith.DivUIOp(add(arith.AddiOp(total, constant(threads - 1))), constant(threads)))
+            filled = add(arith.DivUIOp(add(arith.AddiOp(total, constant(threads - 1))), constant(threads)))
+            blocks = add(arith.MaxSIOp(filled, constant(1)))
         one = constant(1)
         launch = gpu.LaunchFuncOp(
             SymbolRefAttr(MODULE, [self.function.sym_name]),

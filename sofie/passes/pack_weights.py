@@ -9,7 +9,7 @@ output channels. Its elements go innermost, the reductions before them in the or
 through the weights: in panels of `panel` outputs, the last filled up with zeros that nobody reads, where a row of all
 outputs would be longer than a tile is wide; a product with one row has the whole register file for its outputs, and
 wider panels. There each load of a vector counts, and one across two lines of the cache counts twice: rows that are no
-whole number of lines are filled up as well (ALICE's 16-100-50-1 network: 284 -> 190 ns, Zen 4). The panels are the same
+whole number of lines are filled up as well (ALICE's 16-100-50-1 network: 284 -> 253 ns, Zen 4). The panels are the same
 for every CPU. Declines where there are too few outputs for a vector: then lanes run along something else.
 """
 

@@ -11,7 +11,7 @@ convolutional neural networks", 2016): a tile of m x m results takes (m + 2)^2 m
 points are 0, 1, -1 and infinity for m = 2; for m = 4 they are 0, +-3/4, +-3/2 and infinity, whose error is less than
 twice that of the direct sum, where the textbook's 0, +-1, +-2 have 5 to 15 times it. With the same six points a tile
 of 2 x 2 results of a 5 x 5 kernel takes 36 multiplications, not 100, with 2 to 3.5 times ONNX Runtime's error (a net of
-14 such layers: 102 -> 77 ms, Zen 4). Weights are transformed here, in double precision. Tiles are walked in blocks
+14 such layers: 105 -> 84 ms, Zen 4). Weights are transformed here, in double precision. Tiles are walked in blocks
 whose transforms stay in the second-level cache. Per layer, the cheapest by a model of flops and bytes is taken, direct
 convolution included. Declines for other kernels, groups, few channels, run-time sizes and other element types than
 float32.

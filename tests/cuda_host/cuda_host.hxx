@@ -46,7 +46,8 @@ void launch(void (*kernel)(P...), std::ptrdiff_t blocks, std::ptrdiff_t threads,
 #define blockIdx (cuda_host::block_index)
 #define threadIdx (cuda_host::thread_index)
 #define blockDim (cuda_host::block_size)
-#define SOFIE_LAUNCH(kernel, blocks, threads, stream, ...) cuda_host::launch(kernel, blocks, threads, __VA_ARGS__)
+#define SOFIE_LAUNCH(kernel, blocks, threads, stream, ...) \
+   (static_cast<void>(stream), cuda_host::launch(kernel, blocks, threads, __VA_ARGS__))
 
 inline const char *cudaGetErrorString(cudaError_t status)
 {

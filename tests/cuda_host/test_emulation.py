@@ -75,6 +75,24 @@ def test_what_is_of_cpus_is_refused() -> None:
             lower(models.mlp(), "m", Options(target="cuda", **options))
 
 
+@pytest.mark.parametrize("asked", ["cmake", "profile"])
+def test_files_that_are_of_cpus_are_refused(tmp_path: Path, asked: str) -> None:
+    """A CMake target of a header that is not there, times that nobody takes."""
+    with pytest.raises(sofie.SofieError, match=f"--{asked} is for CPUs"):
+        generate(models.mlp().SerializeToString(), tmp_path, Options(target="cuda"), "m", **{asked: True})
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_to_do_is_no_error() -> None:
+    """A launch of no block, which CUDA refuses."""
+    node = helper.make_node("Relu", ["x"], ["y"])
+    model = models.build([node], {"x": ["n", 3]}, {"y": ["n", 3]}, {})
+    with emulated():
+        made = compile_model(model, Options(dims={"n": (0, 4)}, target="cuda"))
+        for rows in (0, 4):
+            assert made.run({"x": np.ones((rows, 3), np.float32)})["y"].shape == (rows, 3)
+
+
 def test_random_numbers_are_refused() -> None:
     """Numbers that would not follow from the seed."""
     node = helper.make_node("RandomUniformLike", ["x"], ["y"])

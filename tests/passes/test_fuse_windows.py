@@ -73,7 +73,10 @@ def model_of(
         nodes.append(oh.make_node("Clip", ["z", "low", "high"], ["z_c"]))
     results = ["y", last] if read_twice else ["y"]
     nodes.append(oh.make_node("Conv", [nodes[-1].output[0], "p"], ["y"]))
-    value = lambda name, shape: oh.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)  # noqa: E731
+
+    def value(name: str, shape: list[int] | None) -> onnx.ValueInfoProto:
+        return oh.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+
     inputs = [value("x", [batch, channels, height, width])] + ([value("r", between)] if residual else [])
     used = {name for node in nodes for name in node.input}
     constants = [onnx.numpy_helper.from_array(a.astype(np.float32), n) for n, a in weights.items() if n in used]

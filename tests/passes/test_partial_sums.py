@@ -84,7 +84,7 @@ def test_every_cpu_cuts_alike(model: onnx.ModelProto) -> None:
     """A part that is one vector longer, or a last part that is left out."""
     x = inputs(model)
     names = [f"x86-64-v{level}" for level in (3, 4) if level <= native().level]
-    results = [sofie.compile(model, cpu=cpu)(x) for cpu in (*names, "portable") if cpu]
+    results = [sofie.compile(model, cpu=cpu)(x) for cpu in (*names, "portable")]
     for result in results[1:]:
         np.testing.assert_allclose(result, results[0], rtol=0, atol=1e-4 * float(np.abs(results[0]).max()))
     for result in results[1 : len(names)]:

@@ -43,6 +43,7 @@ class Results:
 
 def write(results: Results, folder: Path) -> None:
     """Writes performance.md, .json and .svg."""
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "performance.md").write_text(page(results))
     (folder / "performance.svg").write_text(plot(results.measured))
     content = {

@@ -87,7 +87,7 @@ LEVELS = {
         ),
         Level(
             "gpu",
-            frozenset({"scf", "memref", "arith", "math", "gpu"}),
+            frozenset({"scf", "memref", "vector", "arith", "math", "gpu"}),
             _FRAME | {"sofie.size"},
             "run map-gpu first",
             _no_parallel,

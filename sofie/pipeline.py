@@ -83,7 +83,11 @@ CUDA = (
     Step("partial-sums", "sums are as near to the truth as on a CPU"),
     Step("lower-loops", "each group becomes one nest", optional=False),
     Step("outline-kernels", "one function a kernel", optional=False, level="loop"),
-    Step("map-gpu", "an iteration a thread, a launch a nest", optional=False, level="gpu"),
+    Step("split-launches", "a launch a nest: only between launches does every thread see all", optional=False),
+    Step("merge-launches", "a barrier is cheaper than a launch; while small kernels are whole"),
+    Step("map-tiles", "contractions with many results; while nests are whole"),
+    Step("map-rows", "short of rows, a warp or a block works on each; while nests are whole"),
+    Step("map-gpu", "what has no schedule yet: an iteration a thread", optional=False, level="gpu"),
 )
 GROUPS: dict[str, tuple[Step, ...]] = {"fuse": FUSE, "lower": LOWER, "cuda": CUDA}
 DEFAULT, GPU = "fuse,lower", "cuda"

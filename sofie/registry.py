@@ -58,6 +58,12 @@ def _memref() -> Dialect:
     return memref_dialect()
 
 
+def _gpu() -> Dialect:
+    from sofie.dialects.upstream import gpu_dialect
+
+    return gpu_dialect()
+
+
 OWN_DIALECTS: dict[str, Callable[[], Dialect]] = {"onnx": _onnx, "sofie": _sofie, "blas": _blas}
 
 
@@ -76,4 +82,5 @@ def all_dialects() -> dict[str, Callable[[], Dialect]]:
         **OWN_DIALECTS,
         "linalg": _linalg,
         "memref": _memref,
+        "gpu": _gpu,
     }

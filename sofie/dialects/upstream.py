@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Self, cast
 
-from xdsl.dialects.builtin import BoolAttr, IndexType, IntegerAttr, MemRefType, i32
+from xdsl.dialects.builtin import BoolAttr, IndexType, IntegerAttr, MemRefType, UnitAttr, i32
+from xdsl.dialects.gpu import GPU, AllReduceOpAttr, AllReduceOpEnum
 from xdsl.dialects.linalg import Linalg
 from xdsl.dialects.linalg.ops import GenericOp
 from xdsl.dialects.memref import MemRef
-from xdsl.ir import Dialect, SSAValue
-from xdsl.irdl import IRDLOperation, irdl_op_definition, operand_def, prop_def, var_operand_def
+from xdsl.ir import Attribute, Dialect, SSAValue
+from xdsl.irdl import (
+    IRDLOperation,
+    irdl_op_definition,
+    operand_def,
+    opt_prop_def,
+    prop_def,
+    result_def,
+    var_operand_def,
+)
 from xdsl.parser import Parser
 from xdsl.printer import Printer
 
@@ -108,6 +117,27 @@ class PrefetchOp(IRDLOperation):
         )
         made.isDataCache = BoolAttr.from_bool(data)
         return made
+
+
+@irdl_op_definition
+class SubgroupReduceOp(IRDLOperation):
+    """`gpu.subgroup_reduce`: what the values of all threads of a warp come to, for each of them."""
+
+    name = "gpu.subgroup_reduce"
+
+    op = prop_def(AllReduceOpAttr)
+    uniform = opt_prop_def(UnitAttr)
+    operand = operand_def(Attribute)
+    result = result_def(Attribute)
+
+    def __init__(self, op: AllReduceOpEnum, operand: SSAValue) -> None:
+        properties = {"op": AllReduceOpAttr(op), "uniform": UnitAttr()}
+        super().__init__(operands=[operand], result_types=[operand.type], properties=properties)
+
+
+def gpu_dialect() -> Dialect:
+    """xDSL's dialect with reductions over a warp."""
+    return Dialect("gpu", [*GPU.operations, SubgroupReduceOp], list(GPU.attributes))
 
 
 def memref_dialect() -> Dialect:

@@ -6,6 +6,7 @@ The text is the same for nvcc and for the host emulation of the tests: what diff
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,35 +14,84 @@ from typing import ClassVar
 
 from xdsl.dialects import gpu, memref, scf
 from xdsl.dialects.builtin import MemRefType, ModuleOp
-from xdsl.ir import Operation, SSAValue
+from xdsl.ir import Block, Operation, SSAValue
 
+from sofie.dialects.upstream import SubgroupReduceOp
 from sofie.emit.cpp import Program
 from sofie.emit.device_session import device_session
 from sofie.emit.printer import KernelPrinter
 from sofie.emit.sources import source
-from sofie.emit.spelling import ATOM, Expression, comment, string
+from sofie.emit.spelling import ATOM, Expression, comment, scalar_type, string, type_name
 from sofie.emit.variant import EntryPrinter, Variant
 from sofie.errors import SofieError
-from sofie.passes.map_gpu import BLOCK, MODULE
+from sofie.launches import ALIASED, MODULE, PARTIALS_BYTES, UNROLL, WARP, is_shared, shared_arrays
 from sofie.random_state import state_of
 from sofie.rewrite import blame, node_names
 from sofie.target import CPUS
 
+PLACES = {
+    gpu.GlobalIdOp: "static_cast<index>(blockIdx.x) * blockDim.x + threadIdx.x",
+    gpu.ThreadIdOp: "threadIdx.x",
+    gpu.BlockIdOp: "blockIdx.x",
+    gpu.LaneIdOp: f"threadIdx.x % {WARP}",
+}
+"""What a thread knows of its own place; all of it lies along x."""
+
 
 @dataclass
 class DevicePrinter(KernelPrinter):
-    """Prints the body of a kernel."""
+    """Prints the body of a kernel. places: where each of the block's arrays starts."""
+
+    places: Mapping[SSAValue, int] = field(default_factory=dict)
 
     def statement(self, op: Operation) -> None:
         """The statement of an op; the return of a kernel is its end."""
-        if isinstance(op, gpu.GlobalIdOp):
-            axis = op.dimension.data.value
-            name = self.names(op.result.name_hint or "thread")
-            place = f"static_cast<index>(blockIdx.{axis}) * blockDim.{axis} + threadIdx.{axis}"
-            self.line(f"const index {name} = {place};")
-            self.spelled[op.result] = Expression(name, ATOM)
+        if type(op) in PLACES:
+            name = self.names(op.results[0].name_hint or "place")
+            self.line(f"const index {name} = {PLACES[type(op)]};")
+            self.spelled[op.results[0]] = Expression(name, ATOM)
+        elif isinstance(op, gpu.BarrierOp):
+            self.line("__syncwarp();" if "sofie.scope" in op.attributes else "__syncthreads();")
+        elif isinstance(op, gpu.AllReduceOp | SubgroupReduceOp):
+            self._reduce(op)
+        elif isinstance(op, memref.AllocaOp):
+            self._array(op)
         elif not isinstance(op, gpu.ReturnOp):
             super().statement(op)
+
+    def _reduce(self, op: gpu.AllReduceOp | SubgroupReduceOp) -> None:
+        """One value of all threads of a block or a warp, as a named constant of each."""
+        assert op.op is not None
+        combine = f"detail::{op.op.data.value.capitalize()}"
+        kind, name = type_name(op.result.type), self.names(op.result.name_hint or "total")
+        if isinstance(op, gpu.AllReduceOp):
+            call = f"detail::block_reduce<{combine}>({self.text(op.operand)}, partials)"
+        else:
+            call = f"detail::warp_reduce<{combine}>({self.text(op.operand)})"
+        self.line(f"const {kind} {name} = {call};")
+        self.spelled[op.result] = Expression(name, ATOM)
+
+    def _array(self, op: memref.AllocaOp) -> None:
+        """An array of the block's memory, or of the thread's registers."""
+        name = self.names(op.memref.name_hint or "tile")
+        kind, count = op.memref.type, math.prod(op.memref.type.get_shape())
+        element = scalar_type(kind.get_element_type())
+        if is_shared(op.memref):
+            self.line(f"SOFIE_SHARED({element}, {name}, {self.places[op.memref]}, {count});")
+        else:
+            self.line(f"{element} {name}[{count}];")
+        self.pointers[op.memref] = (name, 0)
+
+    def block(self, block: Block) -> None:
+        """The statements of a block; before those of a kernel, the memory that a reduction over the block needs."""
+        function = block.parent_op()
+        if isinstance(function, gpu.FuncOp) and any(isinstance(op, gpu.AllReduceOp) for op in function.walk()):
+            self.line(f"SOFIE_SHARED(unsigned char, {self.names('partials')}, 0, {PARTIALS_BYTES});")
+        super().block(block)
+
+    def unrolls(self, loop: scf.ForOp) -> bool:
+        """Whether a loop is asked to be unrolled: also where its arrays are to be registers."""
+        return UNROLL in loop.attributes or super().unrolls(loop)
 
     def unroll(self, loop: scf.ForOp | scf.ParallelOp) -> None:
         """Asks for a loop to be unrolled."""
@@ -62,7 +112,8 @@ class LaunchPrinter(EntryPrinter):
         kernel = op.kernel.nested_references.data[0].data
         arguments = [self.pointer(v) if isinstance(v.type, MemRefType) else self.text(v) for v in op.kernelOperands]
         what = f"kernel {kernel}" + (f" of {self.nodes[kernel]}" if self.nodes[kernel] else "")
-        sizes = [self.text(op.gridSizeX), self.text(op.blockSizeX), "stream"]
+        shared = "0" if op.dynamicSharedMemorySize is None else self.text(op.dynamicSharedMemorySize)
+        sizes = [self.text(op.gridSizeX), self.text(op.blockSizeX), shared, "stream"]
         self.line(f"SOFIE_LAUNCH(kernels::{kernel}, {', '.join([*sizes, *arguments])});")
         self.line(f"detail::check(cudaGetLastError(), {string(what)});")
 
@@ -82,8 +133,10 @@ def kernels_of(module: ModuleOp) -> dict[str, tuple[str, str]]:
             assert isinstance(op, gpu.FuncOp)
             nodes = comment(", ".join(node_names(op.location)))
             says = [f"// {nodes}"] if nodes else []
-            printer = DevicePrinter()
-            text = printer.kernel(op, f"__global__ __launch_bounds__({BLOCK}) ", "")
+            printer = DevicePrinter(places=shared_arrays(op), restrict=ALIASED not in op.attributes)
+            assert op.known_block_size is not None
+            threads = op.known_block_size.get_values()[0]
+            text = printer.kernel(op, f"__global__ __launch_bounds__({threads}) ", "")
             found[op.sym_name.data] = "\n".join([*says, *text]), nodes
     return found
 

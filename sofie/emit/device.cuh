@@ -5,8 +5,10 @@ using index = std::ptrdiff_t;
 #define SOFIE_DEVICE __device__ __forceinline__
 
 #ifndef SOFIE_LAUNCH // where CUDA is emulated, that defines it
-#define SOFIE_LAUNCH(kernel, blocks, threads, stream, ...) \
-   kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), 0, stream>>>(__VA_ARGS__)
+#define SOFIE_LAUNCH(kernel, blocks, threads, shared_bytes, stream, ...) \
+   kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), shared_bytes, stream>>>(__VA_ARGS__)
+#define SOFIE_SHARED(T, name, byte_offset, count) \
+   T *const name = reinterpret_cast<T *>(detail::shared_memory() + (byte_offset))
 #endif
 
 namespace detail {
@@ -37,6 +39,15 @@ template <class T> T fetch(const T *from, cudaStream_t stream)
    check(cudaStreamSynchronize(stream), "a condition");
    return value;
 }
+
+#ifdef __CUDACC__
+// The memory of a block.
+SOFIE_DEVICE unsigned char *shared_memory()
+{
+   extern __shared__ __align__(128) unsigned char bytes[];
+   return bytes;
+}
+#endif
 
 // Integer arithmetic that wraps.
 template <class T> SOFIE_DEVICE T wrapping_add(T a, T b)
@@ -95,6 +106,52 @@ template <class To, class From> SOFIE_DEVICE To bit_cast(From from)
 template <class T> SOFIE_DEVICE T maximum(T a, T b) { return ((a < b) | (b != b)) ? b : a; }
 
 template <class T> SOFIE_DEVICE T minimum(T a, T b) { return ((b < a) | (b != b)) ? b : a; }
+
+// How the values of several threads become one.
+struct Add {
+   template <class T> SOFIE_DEVICE T operator()(T a, T b) const { return a + b; }
+};
+struct Mul {
+   template <class T> SOFIE_DEVICE T operator()(T a, T b) const { return a * b; }
+};
+struct Max {
+   template <class T> SOFIE_DEVICE T operator()(T a, T b) const { return maximum(a, b); }
+};
+struct Min {
+   template <class T> SOFIE_DEVICE T operator()(T a, T b) const { return minimum(a, b); }
+};
+struct And {
+   template <class T> SOFIE_DEVICE T operator()(T a, T b) const { return a & b; }
+};
+struct Or {
+   template <class T> SOFIE_DEVICE T operator()(T a, T b) const { return a | b; }
+};
+struct Xor {
+   template <class T> SOFIE_DEVICE T operator()(T a, T b) const { return a ^ b; }
+};
+
+// What the values of all threads of a warp come to, in each of them.
+template <class Combine, class T> SOFIE_DEVICE T warp_reduce(T x)
+{
+   for (int distance = 16; distance > 0; distance /= 2)
+      x = Combine()(x, static_cast<T>(__shfl_xor_sync(0xffffffffu, x, distance)));
+   return x;
+}
+
+// What the values of all threads of a block come to, in each of them; `memory` has room for a number a warp.
+template <class Combine, class T> SOFIE_DEVICE T block_reduce(T x, unsigned char *memory)
+{
+   T *const partials = reinterpret_cast<T *>(memory);
+   x = warp_reduce<Combine>(x);
+   if (threadIdx.x % 32 == 0)
+      partials[threadIdx.x / 32] = x;
+   __syncthreads();
+   x = partials[0];
+   for (unsigned warp = 1; warp < blockDim.x / 32; ++warp)
+      x = Combine()(x, partials[warp]);
+   __syncthreads();
+   return x;
+}
 
 // a * b + c in one rounding.
 SOFIE_DEVICE float multiply_add(float a, float b, float c) { return fmaf(a, b, c); }

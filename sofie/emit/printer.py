@@ -45,8 +45,9 @@ from sofie.sizes import Size
 
 @dataclass
 class KernelPrinter(ExpressionPrinter):
-    """Prints the body of one function, a line a statement."""
+    """Prints the body of one function, a line a statement. restrict: whether what is written is not read elsewhere."""
 
+    restrict: bool = True
     lines: list[str] = field(default_factory=list)
     depth: int = 1
 
@@ -72,7 +73,8 @@ class KernelPrinter(ExpressionPrinter):
                 continue
             element = scalar_type(kind.get_element_type())
             qualifier = "" if is_written(argument) else "const "
-            parameters.append(f"{qualifier}{element} *{'__restrict ' if is_written(argument) else ''}{name}")
+            alone = "__restrict " if self.restrict and is_written(argument) else ""
+            parameters.append(f"{qualifier}{element} *{alone}{name}")
             self.pointers[argument] = (name, 0)
         head = f"{attributes}void {function.sym_name.data}("
         self.lines.append(listed(head, parameters, f"){behind}"))
@@ -164,7 +166,7 @@ class KernelPrinter(ExpressionPrinter):
             name = self._carried_name(init, argument)
             self.spelled[argument] = self.spelled[result] = Expression(name, ATOM)
         flag = guard(op)
-        if flag is None and unrolled(op) is not None:
+        if flag is None and self.unrolls(op):
             self.unroll(op)
         self._loop(variable, op.lb, op.ub, op.step, "" if flag is None else f" && {self.text(flag)}")
         self.block(block)
@@ -172,6 +174,10 @@ class KernelPrinter(ExpressionPrinter):
         assert isinstance(last, scf.YieldOp)
         self._assign(list(carried), list(last.arguments))
         self._close()
+
+    def unrolls(self, loop: scf.ForOp) -> bool:
+        """Whether a loop is asked to be unrolled."""
+        return unrolled(loop) is not None
 
     def unroll(self, loop: scf.ForOp | scf.ParallelOp) -> None:
         """Asks for a loop to be unrolled."""

@@ -1,0 +1,474 @@
+"""What the passes that map kernels onto a GPU share: a kernel's one nest, a builder of its new body, and the launch.
+
+A kernel becomes a `gpu.func` in `gpu.module @kernels`, and each of its calls a `gpu.launch_func`. Memory of a block
+(memory space 3, as in NVVM) is a `memref.alloca` in that function.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import cast
+
+from xdsl.dialects import arith, func, gpu, memref, scf
+from xdsl.dialects.builtin import (
+    IndexType,
+    IntegerAttr,
+    MemRefType,
+    ModuleOp,
+    NoneAttr,
+    StringAttr,
+    SymbolRefAttr,
+    UnitAttr,
+    i32,
+    i64,
+)
+from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
+from xdsl.utils.type import get_element_type_or_self
+
+from sofie import affine
+from sofie.dialects.types import bytes_of
+from sofie.extents import ARGUMENTS
+from sofie.naming import Namer
+from sofie.rewrite import erase
+
+MODULE = "kernels"
+"""The name of the `gpu.module` that holds them."""
+BLOCK = 256
+"""Threads of a block."""
+WARP = 32
+"""Threads that run in step."""
+SHARED = 3
+"""The memory space of a block's own memory."""
+SHARED_BYTES = 48 * 1024
+"""How much of it any kernel may have unasked."""
+SHARED_ALIGNMENT = 16
+PARTIALS_BYTES = 256
+"""What a reduction over a block takes of it: a number of 8 bytes for each of at most 32 warps."""
+UNROLL = "sofie.unroll"
+"""On a loop of a `gpu.func` whose every step shall be written out, so that arrays that it walks are registers."""
+
+ALIASED = "sofie.aliased"
+"""On a `gpu.func` whose arguments may be parts of the same memory."""
+
+VIEWS = (memref.SubviewOp, memref.CastOp, memref.CollapseShapeOp, memref.ExpandShapeOp, memref.ReinterpretCastOp)
+
+
+def is_pure(op: Operation) -> bool:
+    """Whether an op only computes a value or another view: every thread may do that for itself."""
+    return not op.regions and (op.name.split(".")[0] in ("arith", "math") or isinstance(op, VIEWS))
+
+
+def kernels_of(module: ModuleOp) -> list[func.FuncOp]:
+    """The kernels that are not mapped yet."""
+    return [f for f in module.body.block.ops if isinstance(f, func.FuncOp) and f.sym_name.data != "infer"]
+
+
+def nest_of(kernel: func.FuncOp) -> scf.ParallelOp | None:
+    """The nest that is all a kernel does, from zero in steps of one; None where it does anything else."""
+    acting = [op for op in kernel.body.block.ops if not is_pure(op) and not isinstance(op, func.ReturnOp)]
+    (nest,) = acting if len(acting) == 1 else (None,)
+    return nest if isinstance(nest, scf.ParallelOp) and starts_at_zero(nest) else None
+
+
+def starts_at_zero(nest: scf.ParallelOp) -> bool:
+    """Whether all loops of a nest run from zero in steps of one."""
+    return all(affine.constant(low) == 0 for low in nest.lowerBound) and all(affine.constant(s) == 1 for s in nest.step)
+
+
+def extents_of(nest: scf.ParallelOp) -> list[int | None]:
+    """The trips of the loops of a nest, None where the run decides."""
+    return [affine.constant(bound) for bound in nest.upperBound]
+
+
+def slice_of(values: Iterable[SSAValue]) -> list[Operation]:
+    """The pure ops that values are made by, those that others need first."""
+    found: dict[Operation, None] = {}
+
+    def visit(value: SSAValue) -> None:
+        if isinstance(value.owner, Operation) and value.owner not in found and is_pure(value.owner):
+            for operand in value.owner.operands:
+                visit(operand)
+            found[value.owner] = None
+
+    for value in values:
+        visit(value)
+    return list(found)
+
+
+@dataclass(frozen=True)
+class Body:
+    """Where ops of a function go: the end of a block, or before an op. Index arithmetic folds what it knows."""
+
+    block: Block
+    before: Operation | None = None
+    like: Operation | None = None
+    """Whose location new ops get."""
+
+    def add(self, op: Operation, name: str | None = None) -> SSAValue:
+        """Puts an op here; returns its first result, named."""
+        self.put(op)
+        if name is not None:
+            op.results[0].name_hint = name
+        return op.results[0]
+
+    def put(self, op: Operation) -> None:
+        """Puts any op here."""
+        if self.like is not None:
+            op.location = self.like.location
+        if self.before is not None:
+            self.block.insert_op_before(op, self.before)
+        else:
+            self.block.add_op(op)
+
+    def number(self, value: int) -> SSAValue:
+        """An `index`."""
+        return self.add(arith.ConstantOp(IntegerAttr(value, IndexType())))
+
+    def plus(self, a: SSAValue, b: SSAValue | int, name: str | None = None) -> SSAValue:
+        """a + b"""
+        x, y = affine.constant(a), _known(b)
+        if x is not None and y is not None:
+            return self.number(x + y)
+        return a if y == 0 else self._value(b) if x == 0 else self.add(arith.AddiOp(a, self._value(b)), name)
+
+    def minus(self, a: SSAValue, b: SSAValue | int) -> SSAValue:
+        """a - b"""
+        return a if _known(b) == 0 else self.add(arith.SubiOp(a, self._value(b)))
+
+    def times(self, a: SSAValue, b: SSAValue | int) -> SSAValue:
+        """a b"""
+        x, y = affine.constant(a), _known(b)
+        if x is not None and y is not None:
+            return self.number(x * y)
+        return a if y == 1 else self._value(b) if x == 1 else self.add(arith.MuliOp(a, self._value(b)))
+
+    def over(self, a: SSAValue, b: SSAValue | int, name: str | None = None) -> SSAValue:
+        """a / b rounded down, of what is not negative."""
+        x, y = affine.constant(a), _known(b)
+        if x is not None and y:
+            return self.number(x // y)
+        return a if y == 1 else self.add(arith.DivUIOp(a, self._value(b)), name)
+
+    def modulo(self, a: SSAValue, b: SSAValue | int, name: str | None = None) -> SSAValue:
+        """What a / b leaves, of what is not negative."""
+        return self.number(0) if _known(b) == 1 else self.add(arith.RemUIOp(a, self._value(b)), name)
+
+    def filled(self, a: SSAValue, b: int) -> SSAValue:
+        """a / b rounded up."""
+        return self.over(self.plus(a, b - 1), b)
+
+    def product(self, values: Sequence[SSAValue]) -> SSAValue:
+        """The product of all."""
+        total = self.number(1)
+        for value in values:
+            total = self.times(total, value)
+        return total
+
+    def less(self, a: SSAValue, b: SSAValue | int) -> SSAValue | None:
+        """a < b; None where a is known to be less: a remainder of something no larger than b, or a number."""
+        y = _known(b)
+        if y is not None and (most := _most(a)) is not None and most < y:
+            return None
+        return self.add(arith.CmpiOp(a, self._value(b), "slt"))
+
+    def both(self, *conditions: SSAValue | None) -> SSAValue | None:
+        """Whether all hold; None for nothing to ask."""
+        asked = [c for c in conditions if c is not None]
+        if not asked:
+            return None
+        total = asked[0]
+        for condition in asked[1:]:
+            total = self.add(arith.AndIOp(total, condition))
+        return total
+
+    def apart(self, whole: SSAValue, extents: Sequence[SSAValue], names: Sequence[str | None] = ()) -> list[SSAValue]:
+        """The indices of a row-major place among extents; the first takes what is left."""
+        found: list[SSAValue] = []
+        hints = list(names) or [None] * len(extents)
+        for extent, name in reversed(list(zip(extents[1:], hints[1:], strict=True))):
+            found.append(self.modulo(whole, extent, name))
+            whole = self.over(whole, extent)
+        if len(extents) > 1 and hints[0] and isinstance(whole.owner, Operation) and whole.owner.name == "arith.divui":
+            whole.name_hint = hints[0]
+        return [whole, *reversed(found)] if extents else []
+
+    def clone(self, ops: Iterable[Operation], values: dict[SSAValue, SSAValue]) -> None:
+        """Copies of ops, whose operands `values` gives; their results are entered there."""
+        for op in ops:
+            self.put(copy := op.clone(values))
+            for old, new in zip(op.results, copy.results, strict=True):
+                new.name_hint = old.name_hint
+                values[old] = new
+
+    def when(self, condition: SSAValue | None) -> Body:
+        """Where ops run if a condition holds; here, if there is none."""
+        if condition is None:
+            return self
+        inside = Block()
+        self.put(scf.IfOp(condition, [], [inside]))
+        inside.add_op(end := scf.YieldOp())
+        return Body(inside, end, self.like)
+
+    def choose(
+        self, condition: SSAValue | None, make: Callable[[Body], list[SSAValue]], other: Sequence[SSAValue]
+    ) -> list[SSAValue]:
+        """What `make` gives if a condition holds, else `other`."""
+        if condition is None:
+            return make(self)
+        yes, no = Block(), Block()
+        made = make(Body(yes, like=self.like))
+        yes.add_op(scf.YieldOp(*made))
+        no.add_op(scf.YieldOp(*other))
+        self.put(branch := scf.IfOp(condition, [v.type for v in made], [yes], [no]))
+        return list(branch.results)
+
+    def loop(
+        self,
+        low: SSAValue | int,
+        high: SSAValue | int,
+        step: SSAValue | int,
+        make: Callable[[Body, SSAValue, list[SSAValue]], list[SSAValue]],
+        start: Sequence[SSAValue] = (),
+        name: str = "i",
+        unroll: bool = False,
+    ) -> list[SSAValue]:
+        """A loop whose body `make` writes from the variable and what is carried; a single step is no loop."""
+        numbers = [_known(v) for v in (low, high, step)]
+        if None not in numbers and numbers[0] == 0 and numbers[1] == numbers[2]:
+            return make(self, self.number(0), list(start))
+        inside = Block(arg_types=[IndexType(), *(v.type for v in start)])
+        inside.args[0].name_hint = name
+        for argument, value in zip(inside.args[1:], start, strict=True):
+            argument.name_hint = value.name_hint
+        first, last, by = (self._value(v) for v in (low, high, step))
+        made = make(Body(inside, like=self.like), inside.args[0], list(inside.args[1:]))
+        inside.add_op(scf.YieldOp(*made))
+        self.put(loop := scf.ForOp(first, last, by, list(start), inside))
+        if unroll:
+            loop.attributes[UNROLL] = UnitAttr()
+        for result, argument in zip(loop.results, inside.args[1:], strict=True):
+            result.name_hint = argument.name_hint
+        return list(loop.results)
+
+    def room(self, shape: Sequence[int], element: Attribute, name: str, shared: bool = False) -> SSAValue:
+        """An array of this thread, or of the block."""
+        space = IntegerAttr(SHARED, i64) if shared else NoneAttr()
+        kind = MemRefType(element, shape, NoneAttr(), space)
+        made = memref.AllocaOp.build(operands=[[], []], result_types=[kind], properties={"alignment": None})
+        return self.add(made, name)
+
+    def load(self, array: SSAValue, *indices: SSAValue) -> SSAValue:
+        """An element."""
+        return self.add(memref.LoadOp.get(array, list(indices)))
+
+    def store(self, value: SSAValue, array: SSAValue, *indices: SSAValue) -> None:
+        """Writes an element."""
+        self.put(memref.StoreOp.get(value, array, list(indices)))
+
+    def barrier(self, warp: bool = False) -> None:
+        """Waits until all threads of the block, or of the warp, are here; each then sees what the others wrote."""
+        op = gpu.BarrierOp()
+        if warp:
+            op.attributes["sofie.scope"] = StringAttr("subgroup")
+        self.put(op)
+
+    def thread(self) -> SSAValue:
+        """The place of this thread in its block."""
+        return self.add(gpu.ThreadIdOp(gpu.DimensionAttr(gpu.DimensionEnum.X)), "thread")
+
+    def block_id(self) -> SSAValue:
+        """The place of this block among all."""
+        return self.add(gpu.BlockIdOp(gpu.DimensionAttr(gpu.DimensionEnum.X)), "block")
+
+    def _value(self, a: SSAValue | int) -> SSAValue:
+        return self.number(a) if isinstance(a, int) else a
+
+
+def _known(a: SSAValue | int) -> int | None:
+    return a if isinstance(a, int) else affine.constant(a)
+
+
+def _most(value: SSAValue) -> int | None:
+    """The largest that an index can be, where its arithmetic says so."""
+    owner = value.owner
+    if (known := affine.constant(value)) is not None:
+        return known
+    if isinstance(owner, arith.RemUIOp):
+        divisor = affine.constant(owner.rhs)
+        return None if divisor is None else divisor - 1
+    if isinstance(owner, arith.AddiOp | arith.MuliOp):
+        a, b = _most(owner.lhs), _most(owner.rhs)
+        if a is None or b is None:
+            return None
+        return a + b if isinstance(owner, arith.AddiOp) else a * b
+    return None
+
+
+Blocks = Callable[[Body, list[SSAValue]], SSAValue]
+"""Makes the number of blocks of a launch from the bounds that it depends on."""
+
+
+def bytes_in(kind: MemRefType[Attribute]) -> int:
+    """The bytes of an array."""
+    return math.prod(kind.get_shape()) * bytes_of(get_element_type_or_self(kind.get_element_type()))
+
+
+def shared_arrays(function: gpu.FuncOp) -> dict[SSAValue, int]:
+    """Where each of a block's own arrays starts; a reduction over the block has the first bytes."""
+    end = PARTIALS_BYTES if any(isinstance(op, gpu.AllReduceOp) for op in function.walk()) else 0
+    places: dict[SSAValue, int] = {}
+    for op in function.walk():
+        if isinstance(op, memref.AllocaOp) and is_shared(op.memref):
+            places[op.memref] = end
+            end += -(-bytes_in(op.memref.type) // SHARED_ALIGNMENT) * SHARED_ALIGNMENT
+    return places
+
+
+def shared_bytes(function: gpu.FuncOp) -> int:
+    """The bytes of a block's own memory."""
+    places = shared_arrays(function)
+    ends = [place + bytes_in(cast(MemRefType[Attribute], value.type)) for value, place in places.items()]
+    return max([PARTIALS_BYTES if any(isinstance(op, gpu.AllReduceOp) for op in function.walk()) else 0, *ends])
+
+
+def is_shared(value: SSAValue) -> bool:
+    """Whether an array is the block's."""
+    kind = value.type
+    return (
+        isinstance(kind, MemRefType)
+        and isinstance(kind.memory_space, IntegerAttr)
+        and (kind.memory_space.value.data == SHARED)
+    )
+
+
+@dataclass
+class Frame:
+    """A `gpu.func` that is being made of a kernel: it has the kernel's arguments, and what is computed once."""
+
+    kernel: func.FuncOp
+    body: Body = field(init=False)
+    values: dict[SSAValue, SSAValue] = field(default_factory=dict)
+    """By the kernel's values, the function's."""
+    done: set[Operation] = field(default_factory=set)
+    """What of the kernel's own block the function has."""
+
+    def __post_init__(self) -> None:
+        given = self.kernel.body.block.args
+        block = Block(arg_types=[a.type for a in given])
+        for old, new in zip(given, block.args, strict=True):
+            new.name_hint = old.name_hint
+            self.values[old] = new
+        self.body = Body(block, like=self.kernel)
+        for op in self.kernel.body.block.ops:
+            if is_pure(op) and all(operand in self.values for operand in op.operands):
+                self.body.clone([op], self.values)
+                self.done.add(op)
+
+    def extents(self, nest: scf.ParallelOp) -> list[SSAValue]:
+        """The trips of a nest, in the function."""
+        return [self.values[bound] for bound in nest.upperBound]
+
+    def launch(self, blocks: Blocks, threads: int, bounds: Sequence[SSAValue]) -> None:
+        """Puts the function in the place of the kernel, and a launch in that of each call.
+
+        blocks: makes their number from `bounds`, values of the kernel, as @infer has them.
+        """
+        module = self.kernel.parent_op()
+        assert isinstance(module, ModuleOp)
+        block = self.body.block
+        block.add_op(gpu.ReturnOp([]))
+        in_order(block)
+        name = self.kernel.sym_name.data
+        function = gpu.FuncOp(
+            name, ([a.type for a in block.args], []), Region(block), True, known_block_size=[threads, 1, 1]
+        )
+        function.location = self.kernel.location
+        if self.kernel.arg_attrs is not None:
+            function.attributes[ARGUMENTS] = self.kernel.arg_attrs
+        holder_of(module).body.block.add_op(function)
+        calls = [op for op in module.walk() if isinstance(op, func.CallOp) and op.callee.string_value() == name]
+        for call in calls:
+            self._launch(call, function, blocks, threads, bounds)
+        erase(self.kernel)
+
+    def _launch(
+        self,
+        call: func.CallOp,
+        function: gpu.FuncOp,
+        blocks: Blocks,
+        threads: int,
+        bounds: Sequence[SSAValue],
+    ) -> None:
+        place = call.parent_block()
+        assert place is not None
+        here = Body(place, call, call)
+        known: dict[SSAValue, SSAValue] = dict(zip(self.kernel.body.block.args, call.operands, strict=True))
+        here.clone(slice_of(bounds), known)
+        number = blocks(here, [known[bound] for bound in bounds])
+        if affine.constant(number) is None:  # CUDA refuses a launch of none
+            number = here.add(arith.MaxSIOp(number, here.number(1)))
+        elif affine.constant(number) == 0:
+            number = here.number(1)
+        one, amount = here.number(1), shared_bytes(function)
+        shared = here.add(arith.ConstantOp(IntegerAttr(amount, i32))) if amount else None
+        callee = SymbolRefAttr(MODULE, [function.sym_name])
+        size = [here.number(threads), one, one]
+        here.put(gpu.LaunchFuncOp(callee, [number, one, one], size, None, list(call.operands), False, [], shared))
+        erase(call)
+
+
+def holder_of(module: ModuleOp) -> gpu.ModuleOp:
+    """The `gpu.module` of a module, made if it has none."""
+    for op in module.body.block.ops:
+        if isinstance(op, gpu.ModuleOp):
+            return op
+    # upstream's annotation asks for a symbol reference, its verifier for a name
+    holder = gpu.ModuleOp(StringAttr(MODULE), Region(Block()))  # type: ignore[arg-type]
+    first = module.body.block.first_op
+    assert first is not None
+    module.body.block.insert_op_before(holder, first)
+    module.attributes["gpu.container_module"] = UnitAttr()
+    return holder
+
+
+def in_order(block: Block) -> None:
+    """Makes loops, one in the other, of the nests that one thread runs."""
+    for nest in [o for o in block.walk() if isinstance(o, scf.ParallelOp)]:
+        _serial(nest)
+
+
+def _serial(nest: scf.ParallelOp) -> None:
+    block = nest.parent_block()
+    assert block is not None
+    variables: list[SSAValue] = []
+    outer: scf.ForOp | None = None
+    for argument, low, high, step in zip(
+        nest.body.block.args, nest.lowerBound, nest.upperBound, nest.step, strict=True
+    ):
+        body = Block(arg_types=[IndexType()])
+        body.args[0].name_hint = argument.name_hint
+        loop = scf.ForOp(low, high, step, [], body)
+        if outer is None:
+            block.insert_op_before(loop, nest)
+        else:
+            outer.body.block.add_ops([loop, scf.YieldOp()])
+        variables.append(body.args[0])
+        outer = loop
+    assert outer is not None
+    for argument, variable in zip(nest.body.block.args, variables, strict=True):
+        argument.replace_all_uses_with(variable)
+    for op in list(nest.body.block.ops):
+        op.detach()
+        if not isinstance(op, scf.ReduceOp):
+            outer.body.block.add_op(op)
+        else:
+            op.erase()
+    outer.body.block.add_op(scf.YieldOp())
+    erase(nest)
+
+
+def names_in(module: ModuleOp) -> Namer:
+    """A namer that gives no name of a function again."""
+    return Namer(frozenset(f.sym_name.data for f in module.walk() if isinstance(f, func.FuncOp | gpu.FuncOp)))

@@ -1,0 +1,480 @@
+"""map-tiles: a contraction's results become tiles, a tile a block, with both factors in the block's memory (4 -> 4').
+
+    scf.parallel (%i, %j) .. {                        %a, %b = memory of the block, twice
+      %sum = scf.for %k .. { %x[%i, %k] %w[%k, %j] }  scf.for %step = 0 to K / 16 + 1 {
+      memref.store f(%sum), %y[%i, %j]          ->      registers = parts of x and w for this step
+    }                                                   sums += what %a and %b hold, for 8 x 8 results a thread
+                                                        %a, %b = registers ; gpu.barrier }
+                                                      memref.store f(sums[..]), %y[..]
+
+A factor is whatever the product multiplies: a matrix, the windows of a convolution of any rank, a gathered row. The
+loops that only one factor depends on are the rows of the result, those that only the other depends on its columns, and
+those of both a batch; the last loop of the nest is among the columns, so that threads write side by side. Rows, columns
+and terms beyond the end are zeros, or are not stored. While a step is multiplied, the next is on its way. The tile is
+the one that keeps most of the card at work, by the cost of `_Tile.cost`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from xdsl.context import Context
+from xdsl.dialects import arith, func, memref, scf
+from xdsl.dialects.builtin import Float32Type, FloatAttr, ModuleOp, f32
+from xdsl.ir import Block, BlockArgument, Operation, SSAValue
+from xdsl.passes import ModulePass
+
+from sofie import affine
+from sofie.dialects.types import strides_of
+from sofie.launches import BLOCK, Body, Frame, extents_of, is_pure, kernels_of, nest_of
+
+DEPTH = 16
+"""Terms of a step."""
+PROCESSORS = 132
+"""Those of an H100 or H200; a card with fewer is as well served by as many tiles."""
+LEAST_RESULTS = 32 * 1024
+"""With fewer, tiles would leave most processors idle: a warp or a thread each is better."""
+LEAST_TERMS = 16
+UNKNOWN = 4096
+"""What an extent of the run is taken for."""
+
+
+@dataclass(frozen=True)
+class MapTiles(ModulePass):
+    """Maps the contractions that are large enough."""
+
+    name: ClassVar[str] = "map-tiles"
+
+    least: int = LEAST_RESULTS
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        for kernel in kernels_of(op):
+            nest = nest_of(kernel)
+            product = None if nest is None else _Product.of(nest)
+            if nest is not None and product is not None and product.results >= self.least:
+                _Mapping(kernel, nest, product).map()
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """Rows and columns of a block, and of a thread."""
+
+    rows: int
+    columns: int
+    thread_rows: int
+    thread_columns: int
+
+    def cost(self, batch: int, rows: int, columns: int) -> float:
+        """About how long a result of so many takes, in products of a thread: waves of blocks, each as long as its
+        multiply-adds, the loads of shared memory for them, and the loads of memory for those.
+        """
+        blocks = batch * -(-rows // self.rows) * -(-columns // self.columns)
+        waves = math.ceil(blocks / PROCESSORS) if blocks < 4 * PROCESSORS else blocks / PROCESSORS
+        shared = self.thread_rows + self.thread_columns
+        memory = (self.rows + self.columns) / BLOCK
+        return waves * (self.thread_rows * self.thread_columns + shared + 8 * memory)
+
+
+TILES = (
+    _Tile(128, 128, 8, 8),
+    _Tile(128, 64, 8, 4),
+    _Tile(64, 128, 4, 8),
+    _Tile(64, 64, 4, 4),
+    _Tile(32, 128, 4, 4),
+    _Tile(128, 32, 4, 4),
+    _Tile(64, 32, 4, 2),
+    _Tile(32, 64, 2, 4),
+    _Tile(32, 32, 2, 2),
+    _Tile(16, 128, 2, 4),
+    _Tile(128, 16, 4, 2),
+    _Tile(16, 64, 1, 4),
+    _Tile(64, 16, 4, 1),
+)
+
+
+@dataclass(frozen=True)
+class _Product:
+    """A nest read as a sum of products.
+
+    loops: those of the sum, from the outermost. left, right: the factors. batch, rows, columns: which loops of the nest
+    are which.
+    """
+
+    nest: scf.ParallelOp
+    loops: Sequence[scf.ForOp]
+    left: SSAValue
+    right: SSAValue
+    batch: Sequence[int]
+    rows: Sequence[int]
+    columns: Sequence[int]
+
+    @staticmethod
+    def of(nest: scf.ParallelOp) -> _Product | None:
+        """The product of a nest; None where it is anything else."""
+        outer = [op for op in nest.body.block.ops if op.regions and not isinstance(op, scf.ReduceOp)]
+        if len(outer) != 1 or not isinstance(outer[0], scf.ForOp):
+            return None
+        loops = _sum(outer[0])
+        if not loops or any(isinstance(op, memref.AllocaOp) for op in nest.body.block.ops):
+            return None
+        product = _added(loops[-1])
+        if product is None:
+            return None
+        needs = [_depends(side, nest, loops) for side in product.operands]
+        if None in needs:
+            return None
+        first, second = (set(need or ()) for need in needs)
+        last = len(nest.body.block.args) - 1
+        left, right = product.lhs, product.rhs
+        if last in first:
+            first, second, left, right = second, first, right, left
+        every = range(last + 1)
+        if last not in second or last in first or not first | second >= set(every):
+            return None
+        groups = (
+            [d for d in every if d in first and d in second],
+            *(sorted(s - t) for s, t in ((first, second), (second, first))),
+        )
+        return _Product(nest, loops, left, right, *groups) if groups[1] else None
+
+    def size(self, loops: Iterable[int]) -> int:
+        """About how many iterations some loops of the nest have."""
+        extents = extents_of(self.nest)
+        return math.prod(extents[d] or UNKNOWN for d in loops)
+
+    @property
+    def results(self) -> int:
+        """About how many there are; none where each has too few terms."""
+        terms = math.prod(affine.constant(loop.ub) or UNKNOWN for loop in self.loops)
+        return 0 if terms < LEAST_TERMS else self.size((*self.batch, *self.rows, *self.columns))
+
+    @property
+    def tile(self) -> _Tile:
+        """The best of all for this size."""
+        sizes = [self.size(loops) for loops in (self.batch, self.rows, self.columns)]
+        return min(TILES, key=lambda tile: tile.cost(sizes[0], sizes[1], sizes[2]))
+
+
+def _sum(outer: scf.ForOp) -> list[scf.ForOp]:
+    """The loops of a sum of floats, each in the one before; none where it is anything else."""
+    loops = [outer]
+    while True:
+        loop = loops[-1]
+        last = loop.body.block.last_op
+        assert isinstance(last, scf.YieldOp)
+        simple = len(loop.iter_args) == 1 and affine.constant(loop.lb) == 0 and affine.constant(loop.step) == 1
+        if not simple or loop.results[0].type != f32 or not isinstance(loop.ub.owner, arith.ConstantOp | Block):
+            return []
+        inner = [op for op in loop.body.block.ops if op.regions]
+        if not inner:
+            return loops
+        (next_loop,) = inner if len(inner) == 1 else (None,)
+        carried, value = loop.body.block.args[1], last.arguments[0]
+        if not isinstance(next_loop, scf.ForOp) or len(next_loop.iter_args) != 1 or len(list(carried.uses)) != 1:
+            return []
+        goes_on = next_loop.iter_args[0] is carried and value is next_loop.results[0]
+        adds = isinstance(value.owner, arith.AddfOp) and set(value.owner.operands) == {carried, next_loop.results[0]}
+        if not goes_on and not (adds and _is_zero(next_loop.iter_args[0])):
+            return []
+        loops.append(next_loop)
+
+
+def _is_zero(value: SSAValue) -> bool:
+    owner = value.owner
+    return isinstance(owner, arith.ConstantOp) and isinstance(owner.value, FloatAttr) and owner.value.value.data == 0.0
+
+
+def _added(loop: scf.ForOp) -> arith.MulfOp | None:
+    """The product that the innermost loop of a sum adds."""
+    last, carried = loop.body.block.last_op, loop.body.block.args[1]
+    assert isinstance(last, scf.YieldOp)
+    total = last.arguments[0].owner
+    if not isinstance(total, arith.AddfOp) or len(list(carried.uses)) != 1 or carried not in total.operands:
+        return None
+    other = total.rhs if total.lhs is carried else total.lhs
+    return other.owner if isinstance(other.owner, arith.MulfOp) and isinstance(other.type, Float32Type) else None
+
+
+def _depends(value: SSAValue, nest: scf.ParallelOp, loops: Sequence[scf.ForOp]) -> set[int] | None:
+    """Which loops of the nest a factor depends on; None where it is made by anything but loads and pure ops."""
+    found: set[int] = set()
+    variables = list(nest.body.block.args)
+    terms = {loop.body.block.args[0] for loop in loops}
+    seen: set[SSAValue] = set()
+
+    def visit(v: SSAValue) -> bool:
+        if v in seen:
+            return True
+        seen.add(v)
+        if isinstance(v, BlockArgument):
+            if v in variables:
+                found.add(variables.index(v))
+                return True
+            return v in terms or v.block is not nest.body.block and not _inside(v.block, nest)
+        owner = v.owner
+        assert isinstance(owner, Operation)
+        if not _inside(owner.parent_block(), nest):
+            return True
+        return (is_pure(owner) or isinstance(owner, memref.LoadOp)) and all(map(visit, owner.operands))
+
+    return found if visit(value) else None
+
+
+def _inside(block: Block | None, nest: scf.ParallelOp) -> bool:
+    while block is not None:
+        if block is nest.body.block:
+            return True
+        block = block.parent_block()
+    return False
+
+
+@dataclass
+class _Mapping:
+    """A contraction on its way to a function that works tile by tile."""
+
+    kernel: func.FuncOp
+    nest: scf.ParallelOp
+    product: _Product
+    tile: _Tile = field(init=False)
+    frame: Frame = field(init=False)
+
+    def map(self) -> None:
+        """Replaces the kernel."""
+        self.tile, self.frame = self.product.tile, Frame(self.kernel)
+        body, tile, product = self.frame.body, self.tile, self.product
+        extents = self.frame.extents(self.nest)
+        batch, rows, columns = ([extents[d] for d in loops] for loops in (product.batch, product.rows, product.columns))
+        height, width = body.product(rows), body.product(columns)
+        thread, block = body.thread(), body.block_id()
+        down, across = body.filled(height, tile.rows), body.filled(width, tile.columns)
+        first = body.times(body.modulo(body.over(block, across), down), tile.rows)
+        start = body.times(body.modulo(block, across), tile.columns)
+        first.name_hint, start.name_hint = "first_row", "first_column"
+        at_batch = body.apart(body.over(block, body.times(down, across)), batch)
+        self._enter(product.batch, at_batch)
+        left = _Factor(self, product.left, tile.rows, first, product.rows, rows, height, "a")
+        right = _Factor(self, product.right, tile.columns, start, product.columns, columns, width, "b")
+        sums = body.room([tile.thread_rows, tile.thread_columns], f32, "sums")
+        zero = body.add(arith.ConstantOp(FloatAttr(0.0, f32)))
+        self._each(body, lambda here, i, j: here.store(zero, sums, i, j))
+        terms = [self.frame.values[loop.ub] for loop in product.loops]
+        depth = body.product(terms)
+        steps = body.filled(depth, DEPTH)
+        left.prepare(body)
+        right.prepare(body)
+
+        def step(here: Body, number: SSAValue, _: list[SSAValue]) -> list[SSAValue]:
+            more, term = here.less(number, steps), here.times(number, DEPTH)
+            this, other = here.modulo(number, 2), here.modulo(here.plus(number, 1), 2)
+            this.name_hint, other.name_hint = "half", "other"
+            fetching = here.when(more)
+            for factor in (left, right):
+                factor.fetch(fetching, thread, term, terms, depth)
+            multiplying = here.when(here.add(arith.CmpiOp(number, here.number(0), "sgt")))
+            self._multiply(multiplying, other, thread, left, right, sums)
+            keeping = here.when(more)
+            for factor in (left, right):
+                factor.keep(keeping, thread, this)
+            here.barrier()
+            return []
+
+        body.loop(0, body.plus(steps, 1), 1, step, name="step")
+        self._store(body, thread, left, right, sums)
+        bounds = list(self.nest.upperBound)
+
+        def blocks(here: Body, given: list[SSAValue]) -> SSAValue:
+            parts = [
+                here.product([given[d] for d in loops]) for loops in (product.batch, product.rows, product.columns)
+            ]
+            tiles = [here.filled(parts[1], tile.rows), here.filled(parts[2], tile.columns)]
+            return here.product([parts[0], *tiles])
+
+        self.frame.launch(blocks, BLOCK, bounds)
+
+    def _enter(self, loops: Sequence[int], values: Sequence[SSAValue]) -> None:
+        variables = self.nest.body.block.args
+        for d, value in zip(loops, values, strict=True):
+            value.name_hint = value.name_hint or variables[d].name_hint
+            self.frame.values[variables[d]] = value
+
+    def _each(self, body: Body, make: object) -> None:
+        """For each result of a thread."""
+        assert callable(make)
+
+        def row(here: Body, i: SSAValue, _: list[SSAValue]) -> list[SSAValue]:
+            def column(there: Body, j: SSAValue, _: list[SSAValue]) -> list[SSAValue]:
+                make(there, i, j)
+                return []
+
+            return here.loop(0, self.tile.thread_columns, 1, column, name="j", unroll=True)
+
+        body.loop(0, self.tile.thread_rows, 1, row, name="i", unroll=True)
+
+    def _place(self, body: Body, thread: SSAValue, row: bool, k: SSAValue) -> SSAValue:
+        """Which row or column of the tile the k-th of a thread is: four by four, threads side by side."""
+        tile = self.tile
+        across = tile.columns // tile.thread_columns
+        own = body.over(thread, across) if row else body.modulo(thread, across)
+        count, size = (tile.thread_rows, tile.rows) if row else (tile.thread_columns, tile.columns)
+        if count <= 4:
+            return body.plus(body.times(own, count), k)
+        group = body.times(body.over(k, 4), size // (count // 4))
+        return body.plus(body.plus(group, body.times(own, 4)), body.modulo(k, 4))
+
+    def _multiply(
+        self, body: Body, half: SSAValue, thread: SSAValue, left: _Factor, right: _Factor, sums: SSAValue
+    ) -> None:
+        """Adds the products of a step: for each term, a column of one factor times a row of the other."""
+        tile = self.tile
+
+        def term(here: Body, k: SSAValue, _: list[SSAValue]) -> list[SSAValue]:
+            parts = []
+            for factor, count, row in ((left, tile.thread_rows, True), (right, tile.thread_columns, False)):
+                part = here.room([count], f32, "x" if row else "w")
+                parts.append(part)
+
+                def load(there: Body, n: SSAValue, _: list[SSAValue]) -> list[SSAValue]:
+                    value = there.load(factor.shared, half, k, self._place(there, thread, row, n))  # noqa: B023
+                    there.store(value, part, n)  # noqa: B023
+                    return []
+
+                here.loop(0, count, 1, load, name="n", unroll=True)
+
+            def add(there: Body, i: SSAValue, j: SSAValue) -> None:
+                product = there.add(arith.MulfOp(there.load(parts[0], i), there.load(parts[1], j)))
+                there.store(there.add(arith.AddfOp(there.load(sums, i, j), product)), sums, i, j)
+
+            self._each(here, add)
+            return []
+
+        body.loop(0, DEPTH, 1, term, name="k")
+
+    def _store(self, body: Body, thread: SSAValue, left: _Factor, right: _Factor, sums: SSAValue) -> None:
+        """What the nest does with each sum."""
+        (loop,) = [op for op in self.nest.body.block.ops if isinstance(op, scf.ForOp)]
+        rest = [op for op in self.nest.body.block.ops if op is not loop and not isinstance(op, scf.ReduceOp)]
+
+        def one(here: Body, i: SSAValue, j: SSAValue) -> None:
+            row = here.plus(left.first, self._place(here, thread, True, i), "row")
+            column = here.plus(right.first, self._place(here, thread, False, j), "column")
+            inside = here.when(here.both(left.within(here, row), right.within(here, column)))
+            self._enter(self.product.rows, inside.apart(row, left.extents))
+            self._enter(self.product.columns, inside.apart(column, right.extents))
+            total = inside.load(sums, i, j)
+            values = dict(self.frame.values)
+            for op in rest:
+                if loop.results[0] in op.operands and loop.results[0] not in values:
+                    start = loop.iter_args[0]
+                    known = _is_zero(start)
+                    values[loop.results[0]] = total if known else inside.add(arith.AddfOp(values[start], total))
+                inside.clone([op], values)
+
+        self._each(body, one)
+
+
+@dataclass
+class _Factor:
+    """One factor of the products: how a block gets its part for a step.
+
+    size: rows (or columns) of the tile. first: the tile's first. loops, extents, whole: the loops of the nest that are
+    its rows, how long they are and how many rows that makes.
+    """
+
+    mapping: _Mapping
+    value: SSAValue
+    size: int
+    first: SSAValue
+    loops: Sequence[int]
+    extents: Sequence[SSAValue]
+    whole: SSAValue
+    name: str
+    shared: SSAValue = field(init=False)
+    next: SSAValue = field(init=False)
+
+    @property
+    def count(self) -> int:
+        """Elements that a thread brings for a step."""
+        return self.size * DEPTH // BLOCK
+
+    def within(self, body: Body, row: SSAValue) -> SSAValue | None:
+        """Whether there is such a row; None where all tiles are full."""
+        whole = affine.constant(self.whole)
+        return None if whole is not None and whole % self.size == 0 else body.less(row, self.whole)
+
+    def prepare(self, body: Body) -> None:
+        """The memory of the block, twice, and registers for what is on its way; rows are padded against conflicts."""
+        self.shared = body.room([2, DEPTH, self.size + 4], f32, self.name, shared=True)
+        self.next = body.room([self.count], f32, f"next_{self.name}")
+
+    def _element(self, body: Body, thread: SSAValue, n: SSAValue) -> tuple[SSAValue, SSAValue]:
+        """Row and term of the n-th element that a thread brings: threads read side by side."""
+        place = body.plus(body.times(n, BLOCK), thread)
+        if self._terms_are_near:
+            return body.over(place, DEPTH), body.modulo(place, DEPTH)
+        return body.modulo(place, self.size), body.over(place, self.size)
+
+    @property
+    def _terms_are_near(self) -> bool:
+        """Whether the terms of a row lie side by side in memory, rather than the rows of a term."""
+        variable = self.mapping.nest.body.block.args[self.loops[-1]]
+        term = self.mapping.product.loops[-1].body.block.args[0]
+        loads = [op for op in _made_by(self.value, self.mapping.nest) if isinstance(op, memref.LoadOp)]
+        steps = [
+            (affine.step(o.memref, list(o.indices), strides_of(o.memref), v)) for o in loads for v in (term, variable)
+        ]
+        return 1 in steps[::2] and 1 not in steps[1::2]
+
+    def fetch(self, body: Body, thread: SSAValue, start: SSAValue, terms: Sequence[SSAValue], depth: SSAValue) -> None:
+        """Loads this thread's elements of the step that starts at a term."""
+        ops = _made_by(self.value, self.mapping.nest)
+        zero = body.add(arith.ConstantOp(FloatAttr(0.0, f32)))
+        full = (known := affine.constant(depth)) is not None and known % DEPTH == 0
+
+        def element(here: Body, n: SSAValue, _: list[SSAValue]) -> list[SSAValue]:
+            row, term = self._element(here, thread, n)
+            row, term = here.plus(self.first, row, "row"), here.plus(start, term, "term")
+            inside = here.both(self.within(here, row), None if full else here.less(term, depth))
+
+            def value(there: Body) -> list[SSAValue]:
+                values = dict(self.mapping.frame.values)
+                variables = self.mapping.nest.body.block.args
+                places = there.apart(row, self.extents)
+                values.update({variables[d]: place for d, place in zip(self.loops, places, strict=True)})
+                for loop, place in zip(self.mapping.product.loops, there.apart(term, terms), strict=True):
+                    values[loop.body.block.args[0]] = place
+                there.clone(ops, values)
+                return [values[self.value]]
+
+            (found,) = here.choose(inside, value, [zero])
+            here.store(found, self.next, n)
+            return []
+
+        body.loop(0, self.count, 1, element, name="n", unroll=True)
+
+    def keep(self, body: Body, thread: SSAValue, half: SSAValue) -> None:
+        """Puts them into the block's memory, term by term."""
+
+        def element(here: Body, n: SSAValue, _: list[SSAValue]) -> list[SSAValue]:
+            row, term = self._element(here, thread, n)
+            here.store(here.load(self.next, n), self.shared, half, term, row)
+            return []
+
+        body.loop(0, self.count, 1, element, name="n", unroll=True)
+
+
+def _made_by(value: SSAValue, nest: scf.ParallelOp) -> list[Operation]:
+    """The ops of a nest that a factor is made by, those that others need first."""
+    found: dict[Operation, None] = {}
+
+    def visit(v: SSAValue) -> None:
+        owner = v.owner
+        if isinstance(owner, Operation) and owner not in found and _inside(owner.parent_block(), nest):
+            for operand in owner.operands:
+                visit(operand)
+            found[owner] = None
+
+    visit(value)
+    return list(found)

@@ -4,14 +4,23 @@ using index = std::ptrdiff_t;
 
 #define SOFIE_DEVICE __device__ __forceinline__
 
-#ifndef SOFIE_LAUNCH // where CUDA is emulated, that defines it
+#ifndef SOFIE_LAUNCH // where CUDA is emulated, that defines both
 #define SOFIE_LAUNCH(kernel, blocks, threads, shared_bytes, stream, ...) \
    kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), shared_bytes, stream>>>(__VA_ARGS__)
+// An array in the shared memory that its kernel is launched with.
 #define SOFIE_SHARED(T, name, byte_offset, count) \
-   T *const name = reinterpret_cast<T *>(detail::shared_memory() + (byte_offset))
+   T *const name = reinterpret_cast<T *>(detail::dynamic_shared() + (byte_offset))
 #endif
 
 namespace detail {
+
+#ifdef __CUDACC__
+__device__ __forceinline__ unsigned char *dynamic_shared()
+{
+   extern __shared__ __align__(128) unsigned char bytes[];
+   return bytes;
+}
+#endif
 
 // A typed pointer into the arena or the weights, `bytes` from its start.
 template <class T, class Byte> T *at(Byte *base, std::size_t bytes) { return reinterpret_cast<T *>(base + bytes); }
@@ -39,15 +48,6 @@ template <class T> T fetch(const T *from, cudaStream_t stream)
    check(cudaStreamSynchronize(stream), "a condition");
    return value;
 }
-
-#ifdef __CUDACC__
-// The memory of a block.
-SOFIE_DEVICE unsigned char *shared_memory()
-{
-   extern __shared__ __align__(128) unsigned char bytes[];
-   return bytes;
-}
-#endif
 
 // Integer arithmetic that wraps.
 template <class T> SOFIE_DEVICE T wrapping_add(T a, T b)
@@ -158,11 +158,11 @@ SOFIE_DEVICE float multiply_add(float a, float b, float c) { return fmaf(a, b, c
 SOFIE_DEVICE double multiply_add(double a, double b, double c) { return ::fma(a, b, c); }
 
 // What CUDA's mathematics has, on float and on double.
-#define SOFIE_MATH(name, function)                                     \
-   SOFIE_DEVICE float name(float x) { return ::function##f(x); }       \
+#define SOFIE_MATH(name, function)                               \
+   SOFIE_DEVICE float name(float x) { return ::function##f(x); } \
    SOFIE_DEVICE double name(double x) { return ::function(x); }
-#define SOFIE_MATH_2(name)                                                     \
-   SOFIE_DEVICE float name(float x, float y) { return ::name##f(x, y); }       \
+#define SOFIE_MATH_2(name)                                               \
+   SOFIE_DEVICE float name(float x, float y) { return ::name##f(x, y); } \
    SOFIE_DEVICE double name(double x, double y) { return ::name(x, y); }
 
 SOFIE_MATH(abs, fabs)

@@ -142,6 +142,7 @@ class _Merging:
 
     def merge(self) -> None:
         """Puts a launch in the place of them all."""
+        self._hoist()
         inside = {r for op in self.run for o in op.walk() for r in o.results}
         inside |= {a for op in self.run for o in op.walk() for g in o.regions for b in g.blocks for a in b.args}
         used = dict.fromkeys(v for op in self.run for o in op.walk() for v in o.operands if v not in inside)
@@ -180,6 +181,18 @@ class _Merging:
         launch.location = location
         for op in self.run:
             erase(op)
+
+    def _hoist(self) -> None:
+        """Buffers and weights that a loop names go before all: where they are is known there."""
+        first = self.run[0]
+        place = first.parent_block()
+        assert place is not None
+        for op in [o for item in self.run for o in item.walk()]:
+            if isinstance(op, memref.ViewOp | WeightOp) and op.parent_block() is not place:
+                for needed in (*(v.owner for v in op.operands), op):
+                    if isinstance(needed, Operation) and needed.parent_block() is not place:
+                        needed.detach()
+                        place.insert_op_before(needed, first)
 
     def _name(self) -> str:
         names = [c.callee.string_value() for op in self.run for c in op.walk() if isinstance(c, func.CallOp)]

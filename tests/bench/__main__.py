@@ -70,6 +70,8 @@ def main(words: Sequence[str]) -> None:
         ratios, failures = ablate(names, plan)
         if not given.models:
             kept.write_text(json.dumps(ratios))
+            if given.write:
+                report.write_ablation(ratios, given.write)
         print("\n".join([table.ablation(ratios), *failures]))
         return
     limits = ceilings.measure(plan.core)

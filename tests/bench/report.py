@@ -58,6 +58,22 @@ def write(results: Results, folder: Path) -> None:
     (folder / "performance.json").write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
+def write_ablation(ablation: Ablation, folder: Path) -> None:
+    """Puts the table of passes left out into the page and the JSON that are there, in the place of an earlier one."""
+    text, numbers = folder / "performance.md", folder / "performance.json"
+    content = json.loads(numbers.read_text())
+    content["ablation"] = ablation
+    numbers.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+    start, *sections = text.read_text().rstrip("\n").split("\n\n## ")
+    table = "\n\n".join([WITHOUT, _ABLATION, _markdown(*_without(ablation))])
+    others = [section for section in sections if not section.startswith((WITHOUT, WHAT_DID_NOT_RUN))]
+    last = [section for section in sections if section.startswith(WHAT_DID_NOT_RUN)]
+    text.write_text("\n\n## ".join([start, *others, table, *last]) + "\n")
+
+
+WITHOUT, WHAT_DID_NOT_RUN = "Without a pass", "What did not run"
+
+
 def page(results: Results) -> str:
     """The text of docs/performance.md."""
     measured, plan = results.measured, results.plan
@@ -87,9 +103,9 @@ def page(results: Results) -> str:
         _markdown(*_sizes(measured)),
     ]
     if results.ablation:
-        parts += ["## Without a pass", _ABLATION, _markdown(*_without(results.ablation))]
+        parts += [f"## {WITHOUT}", _ABLATION, _markdown(*_without(results.ablation))]
     if failed := [(m.model, SYSTEMS[s].label, why) for m in measured for s, why in m.failed.items()]:
-        parts += ["## What did not run", _markdown(("model", "system", "reason"), failed)]
+        parts += [f"## {WHAT_DID_NOT_RUN}", _markdown(("model", "system", "reason"), failed)]
     return "\n\n".join(parts) + "\n"
 
 

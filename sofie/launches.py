@@ -52,6 +52,9 @@ UNROLL = "sofie.unroll"
 ALIASED = "sofie.aliased"
 """On a `gpu.func` whose arguments may be parts of the same memory."""
 
+TOGETHER = "nvvm.minctasm"
+"""On a `gpu.func`, as in MLIR: how many blocks a processor shall have registers for."""
+
 VIEWS = (memref.SubviewOp, memref.CastOp, memref.CollapseShapeOp, memref.ExpandShapeOp, memref.ReinterpretCastOp)
 
 
@@ -370,10 +373,11 @@ class Frame:
         """The trips of a nest, in the function."""
         return [self.values[bound] for bound in nest.upperBound]
 
-    def launch(self, blocks: Blocks, threads: int, bounds: Sequence[SSAValue]) -> None:
+    def launch(self, blocks: Blocks, threads: int, bounds: Sequence[SSAValue], together: int = 1) -> None:
         """Puts the function in the place of the kernel, and a launch in that of each call.
 
-        blocks: makes their number from `bounds`, values of the kernel, as @infer has them.
+        blocks: makes their number from `bounds`, values of the kernel, as @infer has them. together: how many of them
+        a processor shall have registers for.
         """
         module = self.kernel.parent_op()
         assert isinstance(module, ModuleOp)
@@ -385,6 +389,8 @@ class Frame:
             name, ([a.type for a in block.args], []), Region(block), True, known_block_size=[threads, 1, 1]
         )
         function.location = self.kernel.location
+        if together > 1:
+            function.attributes[TOGETHER] = IntegerAttr(together, i32)
         if self.kernel.arg_attrs is not None:
             function.attributes[ARGUMENTS] = self.kernel.arg_attrs
         holder_of(module).body.block.add_op(function)

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from xdsl.dialects import arith, gpu, memref, scf
-from xdsl.dialects.builtin import MemRefType, ModuleOp
+from xdsl.dialects.builtin import IntegerAttr, MemRefType, ModuleOp
 from xdsl.ir import Block, Operation, SSAValue
 
 from sofie.dialects.types import shape_of_type
@@ -26,7 +26,7 @@ from sofie.emit.sources import source
 from sofie.emit.spelling import ATOM, Expression, comment, scalar_type, string, type_name
 from sofie.emit.variant import EntryPrinter, Variant
 from sofie.errors import SofieError
-from sofie.launches import ALIASED, MODULE, PARTIALS_BYTES, UNROLL, WARP, is_shared, shared_arrays
+from sofie.launches import ALIASED, MODULE, PARTIALS_BYTES, TOGETHER, UNROLL, WARP, is_shared, shared_arrays
 from sofie.random_state import state_of
 from sofie.rewrite import blame, node_names
 from sofie.sizes import most
@@ -138,8 +138,10 @@ def kernels_of(module: ModuleOp) -> dict[str, tuple[str, str]]:
             says = [f"// {nodes}"] if nodes else []
             printer = DevicePrinter(places=shared_arrays(op), restrict=ALIASED not in op.attributes)
             assert op.known_block_size is not None
-            threads = op.known_block_size.get_values()[0]
-            text = printer.kernel(op, f"__global__ __launch_bounds__({threads}) ", "")
+            bounds = str(op.known_block_size.get_values()[0])
+            if isinstance(together := op.attributes.get(TOGETHER), IntegerAttr):
+                bounds += f", {together.value.data}"
+            text = printer.kernel(op, f"__global__ __launch_bounds__({bounds}) ", "")
             if _is_narrow(op):  # nothing of a model is called `index`
                 text = [re.sub(r"\bindex\b", "int", line) for line in text]
             found[op.sym_name.data] = "\n".join([*says, *text]), nodes

@@ -31,8 +31,6 @@ from sofie import affine
 from sofie.dialects.types import strides_of
 from sofie.launches import BLOCK, Body, Frame, extents_of, is_pure, kernels_of, nest_of
 
-DEPTH = 16
-"""Terms of a step."""
 PROCESSORS = 132
 """Those of an H100 or H200; a card with fewer is as well served by as many tiles."""
 LEAST_RESULTS = 32 * 1024
@@ -66,6 +64,11 @@ class _Tile:
     columns: int
     thread_rows: int
     thread_columns: int
+
+    @property
+    def depth(self) -> int:
+        """Terms of a step: fewer where a thread's results leave it few registers for what is on its way."""
+        return 8 if self.thread_rows * self.thread_columns >= 64 else 16
 
     def cost(self, batch: int, rows: int, columns: int) -> float:
         """About how long a result of so many takes, in products of a thread: waves of blocks, each as long as its
@@ -262,12 +265,12 @@ class _Mapping:
         self._each(body, lambda here, i, j: here.store(zero, sums, i, j))
         terms = [self.frame.values[loop.ub] for loop in product.loops]
         depth = body.product(terms)
-        steps = body.filled(depth, DEPTH)
+        steps = body.filled(depth, tile.depth)
         left.prepare(body)
         right.prepare(body)
 
         def step(here: Body, number: SSAValue, _: list[SSAValue]) -> list[SSAValue]:
-            more, term = here.less(number, steps), here.times(number, DEPTH)
+            more, term = here.less(number, steps), here.times(number, tile.depth)
             this, other = here.modulo(number, 2), here.modulo(here.plus(number, 1), 2)
             this.name_hint, other.name_hint = "half", "other"
             fetching = here.when(more)
@@ -292,7 +295,7 @@ class _Mapping:
             tiles = [here.filled(parts[1], tile.rows), here.filled(parts[2], tile.columns)]
             return here.product([parts[0], *tiles])
 
-        self.frame.launch(blocks, BLOCK, bounds)
+        self.frame.launch(blocks, BLOCK, bounds, together=2)
 
     def _enter(self, loops: Sequence[int], values: Sequence[SSAValue]) -> None:
         variables = self.nest.body.block.args
@@ -350,7 +353,7 @@ class _Mapping:
             self._each(here, add)
             return []
 
-        body.loop(0, DEPTH, 1, term, name="k")
+        body.loop(0, tile.depth, 1, term, name="k")
 
     def _store(self, body: Body, thread: SSAValue, left: _Factor, right: _Factor, sums: SSAValue) -> None:
         """What the nest does with each sum."""
@@ -395,9 +398,14 @@ class _Factor:
     next: SSAValue = field(init=False)
 
     @property
+    def depth(self) -> int:
+        """Terms of a step."""
+        return self.mapping.tile.depth
+
+    @property
     def count(self) -> int:
         """Elements that a thread brings for a step."""
-        return self.size * DEPTH // BLOCK
+        return self.size * self.depth // BLOCK
 
     def within(self, body: Body, row: SSAValue) -> SSAValue | None:
         """Whether there is such a row; None where all tiles are full."""
@@ -406,14 +414,14 @@ class _Factor:
 
     def prepare(self, body: Body) -> None:
         """The memory of the block, twice, and registers for what is on its way; rows are padded against conflicts."""
-        self.shared = body.room([2, DEPTH, self.size + 4], f32, self.name, shared=True)
+        self.shared = body.room([2, self.depth, self.size + 4], f32, self.name, shared=True)
         self.next = body.room([self.count], f32, f"next_{self.name}")
 
     def _element(self, body: Body, thread: SSAValue, n: SSAValue) -> tuple[SSAValue, SSAValue]:
         """Row and term of the n-th element that a thread brings: threads read side by side."""
         place = body.plus(body.times(n, BLOCK), thread)
         if self._terms_are_near:
-            return body.over(place, DEPTH), body.modulo(place, DEPTH)
+            return body.over(place, self.depth), body.modulo(place, self.depth)
         return body.modulo(place, self.size), body.over(place, self.size)
 
     @property
@@ -431,7 +439,7 @@ class _Factor:
         """Loads this thread's elements of the step that starts at a term."""
         ops = _made_by(self.value, self.mapping.nest)
         zero = body.add(arith.ConstantOp(FloatAttr(0.0, f32)))
-        full = (known := affine.constant(depth)) is not None and known % DEPTH == 0
+        full = (known := affine.constant(depth)) is not None and known % self.depth == 0
 
         def element(here: Body, n: SSAValue, _: list[SSAValue]) -> list[SSAValue]:
             row, term = self._element(here, thread, n)

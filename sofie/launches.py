@@ -100,6 +100,32 @@ def slice_of(values: Iterable[SSAValue]) -> list[Operation]:
     return list(found)
 
 
+@dataclass
+class Numbers:
+    """The numbers of a function, each made once: at its top, or before an op."""
+
+    block: Block
+    before: Operation | None = None
+    known: dict[int, arith.ConstantOp] = field(default_factory=dict)
+
+    def value(self, number: int) -> SSAValue:
+        """A number as an `index`."""
+        if number not in self.known:
+            self.known[number] = made = arith.ConstantOp(IntegerAttr(number, IndexType()))
+            place = self.before or self.block.first_op
+            if place is None:
+                self.block.add_op(made)
+            else:
+                self.block.insert_op_before(made, place)
+        return self.known[number].result
+
+    def tidy(self) -> None:
+        """Erases those that turned out not to be needed."""
+        for made in self.known.values():
+            if not made.result.uses:
+                erase(made)
+
+
 @dataclass(frozen=True)
 class Body:
     """Where ops of a function go: the end of a block, or before an op. Index arithmetic folds what it knows."""
@@ -108,6 +134,8 @@ class Body:
     before: Operation | None = None
     like: Operation | None = None
     """Whose location new ops get."""
+    numbers: Numbers | None = None
+    """Where those of a function are; without, each is made where it is needed."""
 
     def add(self, op: Operation, name: str | None = None) -> SSAValue:
         """Puts an op here; returns its first result, named."""
@@ -127,6 +155,8 @@ class Body:
 
     def number(self, value: int) -> SSAValue:
         """An `index`."""
+        if self.numbers is not None:
+            return self.numbers.value(value)
         return self.add(arith.ConstantOp(IntegerAttr(value, IndexType())))
 
     def plus(self, a: SSAValue, b: SSAValue | int, name: str | None = None) -> SSAValue:
@@ -212,7 +242,7 @@ class Body:
         inside = Block()
         self.put(scf.IfOp(condition, [], [inside]))
         inside.add_op(end := scf.YieldOp())
-        return Body(inside, end, self.like)
+        return Body(inside, end, self.like, self.numbers)
 
     def choose(
         self, condition: SSAValue | None, make: Callable[[Body], list[SSAValue]], other: Sequence[SSAValue]
@@ -221,7 +251,7 @@ class Body:
         if condition is None:
             return make(self)
         yes, no = Block(), Block()
-        made = make(Body(yes, like=self.like))
+        made = make(Body(yes, None, self.like, self.numbers))
         yes.add_op(scf.YieldOp(*made))
         no.add_op(scf.YieldOp(*other))
         self.put(branch := scf.IfOp(condition, [v.type for v in made], [yes], [no]))
@@ -246,7 +276,7 @@ class Body:
         for argument, value in zip(inside.args[1:], start, strict=True):
             argument.name_hint = value.name_hint
         first, last, by = (self._value(v) for v in (low, high, step))
-        made = make(Body(inside, like=self.like), inside.args[0], list(inside.args[1:]))
+        made = make(Body(inside, None, self.like, self.numbers), inside.args[0], list(inside.args[1:]))
         inside.add_op(scf.YieldOp(*made))
         self.put(loop := scf.ForOp(first, last, by, list(start), inside))
         if unroll:
@@ -363,7 +393,7 @@ class Frame:
         for old, new in zip(given, block.args, strict=True):
             new.name_hint = old.name_hint
             self.values[old] = new
-        self.body = Body(block, like=self.kernel)
+        self.body = Body(block, None, self.kernel, Numbers(block))
         for op in self.kernel.body.block.ops:
             if is_pure(op) and all(operand in self.values for operand in op.operands):
                 self.body.clone([op], self.values)
@@ -384,6 +414,8 @@ class Frame:
         block = self.body.block
         block.add_op(gpu.ReturnOp([]))
         in_order(block)
+        assert self.body.numbers is not None
+        self.body.numbers.tidy()
         name = self.kernel.sym_name.data
         function = gpu.FuncOp(
             name, ([a.type for a in block.args], []), Region(block), True, known_block_size=[threads, 1, 1]
@@ -409,7 +441,7 @@ class Frame:
     ) -> None:
         place = call.parent_block()
         assert place is not None
-        here = Body(place, call, call)
+        here = Body(place, call, call, Numbers(place, call))
         known: dict[SSAValue, SSAValue] = dict(zip(self.kernel.body.block.args, call.operands, strict=True))
         here.clone(slice_of(bounds), known)
         number = blocks(here, [known[bound] for bound in bounds])
@@ -422,6 +454,8 @@ class Frame:
         callee = SymbolRefAttr(MODULE, [function.sym_name])
         size = [here.number(threads), one, one]
         here.put(gpu.LaunchFuncOp(callee, [number, one, one], size, None, list(call.operands), False, [], shared))
+        assert here.numbers is not None
+        here.numbers.tidy()
         erase(call)
 
 

@@ -31,6 +31,7 @@ from sofie.launches import (
     MODULE,
     WARP,
     Body,
+    Numbers,
     bytes_in,
     extents_of,
     holder_of,
@@ -153,13 +154,14 @@ class _Merging:
             argument.name_hint = value.name_hint
             self.given[value] = argument
         threads = min(max(max(self._threads(op) for op in self.run), WARP), MOST_THREADS)
-        body = Body(block, like=self.run[0])
+        body = Body(block, None, self.run[0], numbers := Numbers(block))
         body.clone([v.owner for v in known if isinstance(v.owner, Operation)], self.given)
         thread = body.thread()
         for op in self.run:
             self._item(body, op, thread, threads)
         block.add_op(gpu.ReturnOp([]))
         in_order(block)
+        numbers.tidy()
         last = self.run[-1]
         place = last.parent_block()
         assert place is not None
@@ -238,7 +240,7 @@ class _Merging:
         values: dict[SSAValue, SSAValue]
         values = {a: self.given[v] for a, v in zip(kernel.body.block.args, call.operands, strict=True)}
         nest = nest_of(kernel)
-        body = Body(body.block, body.before, call)
+        body = Body(body.block, body.before, call, body.numbers)
         acting = [op for op in kernel.body.block.ops if op is not nest and not isinstance(op, func.ReturnOp)]
         if nest is None:
             alone = body.when(body.add(arith.CmpiOp(thread, body.number(0), "eq")))

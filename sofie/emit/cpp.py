@@ -56,6 +56,10 @@ class Program:
     """That of the file its text goes into."""
     call: ClassVar[type[Operation]] = func.CallOp
     """The op that runs a kernel."""
+    reserved: ClassVar[frozenset[str]] = frozenset(
+        {"weights", "arena", "Session", "Weights", "infer", "detail", "check"}
+    )
+    """Names that no tensor may have in the text."""
 
     module: ModuleOp
     name: str
@@ -73,7 +77,7 @@ class Program:
 
     def __post_init__(self) -> None:
         self.name = identifier(self.name, "model")
-        names = Namer(frozenset({"weights", "arena", "Session", "Weights", "infer", "detail"}))
+        names = Namer(self.reserved)
         ports: dict[bool, list[Port]] = {False: [], True: []}
         self.arena_bytes, self.sizes = max(arena_of(variant.infer) for variant in self.variants), {}
         function = self.infer

@@ -16,7 +16,7 @@ from xdsl.dialects.builtin import MemRefType, ModuleOp
 from xdsl.ir import Operation, SSAValue
 
 from sofie.emit.cpp import Program
-from sofie.emit.device_session import device_session
+from sofie.emit.device_session import device_session, file_constructors
 from sofie.emit.printer import KernelPrinter
 from sofie.emit.sources import source
 from sofie.emit.spelling import ATOM, Expression, comment, string
@@ -26,6 +26,11 @@ from sofie.passes.map_gpu import BLOCK, MODULE
 from sofie.random_state import state_of
 from sofie.rewrite import blame, node_names
 from sofie.target import CPUS
+
+RESERVED = frozenset(
+    {"stream", "on", "launch", "launches", "prepare", "weights_", "arena_", "room_", "graphs_", "graph_of_"}
+)
+"""Names in a session that no tensor may have."""
 
 
 @dataclass
@@ -101,6 +106,9 @@ class CudaProgram(Program):
 
     suffix: ClassVar[str] = ".cuh"
     call: ClassVar[type[Operation]] = gpu.LaunchFuncOp
+    reserved: ClassVar[frozenset[str]] = Program.reserved | RESERVED
+    prepares: ClassVar[bool] = False
+    """Whether the text has a function `prepare()`, to be called before the first launch."""
 
     @cached_property
     def printed(self) -> dict[str, tuple[str, str]]:
@@ -112,6 +120,17 @@ class CudaProgram(Program):
         """The text of every kernel."""
         return [text for text, _ in self.printed.values()]
 
+    @property
+    def reads_back(self) -> bool:
+        """Whether the host waits for numbers of the device, for conditions, trip counts or shapes."""
+        return bool(self.late) or any(isinstance(op, memref.LoadOp) for op in self.infer.walk())
+
+    @property
+    def graphs(self) -> bool:
+        """Whether the launches of a call can become one act: several of them, known before the first has run."""
+        several = len(self.calls) > 1 or any(call.parent_op() is not self.infer for call in self.calls)
+        return several and not self.reads_back
+
     @staticmethod
     def operands_of(call: Operation) -> Sequence[SSAValue]:
         """What a kernel is launched with."""
@@ -121,16 +140,18 @@ class CudaProgram(Program):
     def core(self, profile: bool = False) -> str:
         """Prelude, kernels and entry: all that runs. Raises SofieError on what no kernel can do yet."""
         kernels, texts = self.printed, "\n\n".join(self.kernels)
-        parts = [source("device.cuh"), f"namespace kernels {{\n\n{texts}\n\n}} // namespace kernels" if kernels else ""]
+        parts = [source("device.cuh"), *([source("graphs.cuh")] if self.graphs else [])]
+        parts += [f"namespace kernels {{\n\n{texts}\n\n}} // namespace kernels" if kernels else ""]
         parts += [_entry(self, {name: nodes for name, (_, nodes) in kernels.items()}), "#undef SOFIE_DEVICE"]
         return "\n\n".join(part for part in parts if part)
 
     def header(self, embed: bool = False, profile: bool = False) -> str:
         """The .cuh: tables, weights, kernels and the class `Session`, in a namespace of its own."""
-        includes = [*(["array"] if self.late else []), "cmath", "cstddef", "cstdint", "cstring", "memory", "stdexcept"]
-        includes += ["string", "tuple", "vector"]
+        includes = ["array", "cmath", "cstddef", "cstdint", "cstring", "memory", "stdexcept"]
+        includes += ["string", "tuple", "type_traits", "utility", "vector"]
         runtime = ["#ifndef SOFIE_LAUNCH", "#include <cuda_runtime.h>", "#endif"]
-        return self.framed("CUH", ", for CUDA", includes, runtime, [self.core(), device_session(self, embed)], embed)
+        session = device_session(self, file_constructors(self, embed))
+        return self.framed("CUH", ", for CUDA", includes, runtime, [self.core(), session], embed)
 
 
 def _entry(program: CudaProgram, nodes: Mapping[str, str]) -> str:

@@ -58,6 +58,7 @@ class Options:
     reproducible: bool = False
     threads: int = 1
     target: str = "cpu"
+    arch: str = ""
 
     @property
     def asked(self) -> tuple[str, ...]:

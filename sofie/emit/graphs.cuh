@@ -35,7 +35,8 @@ public:
    // the host.
    template <class Launch> void run(const Arguments &arguments, cudaStream_t stream, const Launch &launch)
    {
-      check(cudaGraphLaunch(graph(arguments, launch), stream), "the graph of the launches");
+      const cudaGraphExec_t graph = graph_for(arguments, launch);
+      check(cudaGraphLaunch(graph, stream), "the graph of the launches");
    }
 
 private:
@@ -46,7 +47,7 @@ private:
       Owner<cudaGraphExec_t, DestroyGraphExec> graph;
    };
 
-   template <class Launch> cudaGraphExec_t graph(const Arguments &arguments, const Launch &launch)
+   template <class Launch> cudaGraphExec_t graph_for(const Arguments &arguments, const Launch &launch)
    {
       for (const Entry &entry : entries_)
          if (entry.arguments == arguments)

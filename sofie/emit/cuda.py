@@ -98,17 +98,34 @@ def as_variant(module: ModuleOp) -> Variant:
     return Variant(module, CPUS["scalar"])
 
 
+@dataclass
 class CudaProgram(Program):
     """A module at the gpu level, with what its text is made of: prints itself as a .cuh.
 
-    Its one variant is `as_variant` of the module.
+    Its one variant is `as_variant` of the module. arch: the card that its comment tells to compile for.
     """
 
     suffix: ClassVar[str] = ".cuh"
+    target: ClassVar[str] = "cuda"
+    command: ClassVar[str] = "nvcc -std=c++17 -O3 -arch={arch}"
+    """What compiles a program that includes the file."""
     call: ClassVar[type[Operation]] = gpu.LaunchFuncOp
     reserved: ClassVar[frozenset[str]] = Program.reserved | RESERVED
+    includes: ClassVar[tuple[str, ...]] = tuple(
+        "array cmath cstddef cstdint cstring memory stdexcept string tuple type_traits utility vector".split()
+    )
+    """The standard headers that the text needs."""
+    runtime: ClassVar[tuple[str, ...]] = ("#ifndef SOFIE_LAUNCH", "#include <cuda_runtime.h>", "#endif")
+    """What brings CUDA's own names, where nobody else has."""
     prepares: ClassVar[bool] = False
     """Whether the text has a function `prepare()`, to be called before the first launch."""
+
+    arch: str = ""
+
+    @property
+    def compiles(self) -> str:
+        """What compiles a program that includes the file, for the card it is written for."""
+        return self.command.format(arch=self.arch or "native")
 
     @cached_property
     def printed(self) -> dict[str, tuple[str, str]]:
@@ -147,11 +164,8 @@ class CudaProgram(Program):
 
     def header(self, embed: bool = False, profile: bool = False) -> str:
         """The .cuh: tables, weights, kernels and the class `Session`, in a namespace of its own."""
-        includes = ["array", "cmath", "cstddef", "cstdint", "cstring", "memory", "stdexcept"]
-        includes += ["string", "tuple", "type_traits", "utility", "vector"]
-        runtime = ["#ifndef SOFIE_LAUNCH", "#include <cuda_runtime.h>", "#endif"]
         session = device_session(self, file_constructors(self, embed))
-        return self.framed("CUH", ", for CUDA", includes, runtime, [self.core(), session], embed)
+        return self.framed("CUH", ", for CUDA", self.includes, self.runtime, [self.core(), session], embed)
 
 
 def _entry(program: CudaProgram, nodes: Mapping[str, str]) -> str:

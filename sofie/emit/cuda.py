@@ -67,7 +67,7 @@ class LaunchPrinter(EntryPrinter):
         kernel = op.kernel.nested_references.data[0].data
         arguments = [self.pointer(v) if isinstance(v.type, MemRefType) else self.text(v) for v in op.kernelOperands]
         what = f"kernel {kernel}" + (f" of {self.nodes[kernel]}" if self.nodes[kernel] else "")
-        sizes = [self.text(op.gridSizeX), self.text(op.blockSizeX), "stream"]
+        sizes = [self.text(op.gridSizeX), self.text(op.blockSizeX), "0", "stream"]
         self.line(f"SOFIE_LAUNCH(kernels::{kernel}, {', '.join([*sizes, *arguments])});")
         self.line(f"detail::check(cudaGetLastError(), {string(what)});")
 

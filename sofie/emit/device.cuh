@@ -2,14 +2,25 @@
 
 using index = std::ptrdiff_t;
 
-#define SOFIE_DEVICE __device__ __forceinline__
+#define SOFIE_DEVICE __host__ __device__ __forceinline__ // a launch computes its blocks by them
 
-#ifndef SOFIE_LAUNCH // where CUDA is emulated, that defines it
-#define SOFIE_LAUNCH(kernel, blocks, threads, stream, ...) \
-   kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), 0, stream>>>(__VA_ARGS__)
+#ifndef SOFIE_LAUNCH // where CUDA is emulated, that defines both
+#define SOFIE_LAUNCH(kernel, blocks, threads, shared_bytes, stream, ...) \
+   kernel<<<blocks, threads, shared_bytes, stream>>>(__VA_ARGS__)
+// An array in the shared memory that its kernel is launched with.
+#define SOFIE_SHARED(T, name, byte_offset, count) \
+   T *const name = reinterpret_cast<T *>(detail::dynamic_shared() + (byte_offset))
 #endif
 
 namespace detail {
+
+#ifdef __CUDACC__
+__device__ __forceinline__ unsigned char *dynamic_shared()
+{
+   extern __shared__ __align__(128) unsigned char bytes[];
+   return bytes;
+}
+#endif
 
 // A typed pointer into the arena or the weights, `bytes` from its start.
 template <class T, class Byte> T *at(Byte *base, std::size_t bytes) { return reinterpret_cast<T *>(base + bytes); }
@@ -101,11 +112,11 @@ SOFIE_DEVICE float multiply_add(float a, float b, float c) { return fmaf(a, b, c
 SOFIE_DEVICE double multiply_add(double a, double b, double c) { return ::fma(a, b, c); }
 
 // What CUDA's mathematics has, on float and on double.
-#define SOFIE_MATH(name, function)                                     \
-   SOFIE_DEVICE float name(float x) { return ::function##f(x); }       \
+#define SOFIE_MATH(name, function)                               \
+   SOFIE_DEVICE float name(float x) { return ::function##f(x); } \
    SOFIE_DEVICE double name(double x) { return ::function(x); }
-#define SOFIE_MATH_2(name)                                                     \
-   SOFIE_DEVICE float name(float x, float y) { return ::name##f(x, y); }       \
+#define SOFIE_MATH_2(name)                                               \
+   SOFIE_DEVICE float name(float x, float y) { return ::name##f(x, y); } \
    SOFIE_DEVICE double name(double x, double y) { return ::name(x, y); }
 
 SOFIE_MATH(abs, fabs)

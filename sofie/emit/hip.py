@@ -22,6 +22,7 @@ StreamNonBlocking StreamSynchronize StreamWaitEvent Stream_t Success
 """
 NAMES = {f"cuda{name}": f"hip{name}" for name in _SAME.split()} | {
     "CUDA": "HIP",
+    "__CUDACC__": "__HIPCC__",
     "cuda_runtime": "hip/hip_runtime",
     "nvcc": "hipcc",
 }
@@ -30,6 +31,7 @@ _SHUFFLES = {f"__shfl{kind}_sync": f"__shfl{kind}" for kind in ("", "_xor", "_do
 """Between all lanes: HIP has no mask, and a wavefront of 32 or 64 lanes unless the width is told."""
 WARP = 32
 
+_ALIGNED = re.compile(r"\b__align__\((\d+)\)")
 _WORD = re.compile(r'"(?:[^"\\\n]|\\.)*"|\w+')
 
 
@@ -39,7 +41,7 @@ def in_hip(text: str) -> str:
     def renamed(match: re.Match[str]) -> str:
         return NAMES.get(match[0], match[0])
 
-    return _WORD.sub(renamed, _shuffled(text))
+    return _ALIGNED.sub(r"__attribute__((aligned(\1)))", _WORD.sub(renamed, _shuffled(text)))
 
 
 def _shuffled(text: str) -> str:

@@ -5,6 +5,7 @@
 struct CUevent_st {
    bool recorded;
 };
+constexpr cudaError_t cudaErrorNotReady = static_cast<cudaError_t>(600);
 using cudaEvent_t = CUevent_st *;
 constexpr unsigned cudaEventDisableTiming = 2;
 

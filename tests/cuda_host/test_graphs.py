@@ -11,7 +11,7 @@ import sofie
 from sofie.compiler import Options, lower
 from sofie.emit.cuda import CudaProgram
 from tests import models
-from tests.cuda_host.emulation import HOST
+from tests.cuda_host.emulation import ADDRESS, HOST
 from tests.emit.programs import compile_and_run
 
 pytestmark = pytest.mark.usefixtures("needs_compiler")
@@ -48,7 +48,7 @@ def run(folder: Path, model: onnx.ModelProto, body: str, **options: object) -> N
     """Runs the body of a `main` on a model of the name m; memory that is not freed ends in an error."""
     sofie.generate(model, folder, name="m", target="cuda", **options)  # type: ignore[arg-type]
     main = f"{COUNTING}{MLP}\nint main()\n{{\n{body}\n   return 0;\n}}\n"
-    compile_and_run(folder, main, ("-O1", "-fsanitize=address,undefined", "-Wno-unknown-pragmas"))
+    compile_and_run(folder, main, (*ADDRESS.flags, "-Wno-unknown-pragmas", str(ADDRESS.scheduler())))
 
 
 def test_one_graph_serves_all_calls_with_its_arguments(tmp_path: Path) -> None:

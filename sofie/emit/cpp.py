@@ -101,6 +101,11 @@ class Program:
         self.inputs, self.outputs = ports[False], ports[True]
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What the file's first comment says besides."""
+        return self.asked
+
+    @property
     def infer(self) -> func.FuncOp:
         """The function the caller calls."""
         return infer_of(self.module)
@@ -238,7 +243,7 @@ class Program:
             f"// {comment(self.name)}: {len(self.inputs)} input(s), {len(self.outputs)} output(s), "
             f"{sum(a.size for _, a in self.weights):,} weights, "
             f"{self.arena_bytes:,} bytes of scratch. Written by SOFIE{whose}.",
-            *(f"// {comment(words)}" for words in self.asked),
+            *(f"// {comment(words)}" for words in self.notes),
             "",
             f"#ifndef {guard}",
             f"#define {guard}",

@@ -124,8 +124,13 @@ class CudaProgram(Program):
 
     @property
     def compiles(self) -> str:
-        """What compiles a program that includes the file, for the card it is written for."""
+        """What compiles a program that includes the file, for the card that was asked for, else the machine's own."""
         return self.command.format(arch=self.arch or "native")
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the file's first comment says besides."""
+        return (*self.asked, f"Compile with {self.compiles}")
 
     @cached_property
     def printed(self) -> dict[str, tuple[str, str]]:

@@ -24,7 +24,6 @@ NAMES = {f"cuda{name}": f"hip{name}" for name in _SAME.split()} | {
     "CUDA": "HIP",
     "__CUDACC__": "__HIPCC__",
     "cuda_runtime": "hip/hip_runtime",
-    "nvcc": "hipcc",
 }
 """HIP's words for CUDA's."""
 _SHUFFLES = {f"__shfl{kind}_sync": f"__shfl{kind}" for kind in ("", "_xor", "_down", "_up")}

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,8 @@ def compile(  # the field's own word, always written sofie.compile
     without: Sequence[str] = (),
     reproducible: bool = False,
     threads: int = 1,
+    target: str = "cpu",
+    arch: str = "",
 ) -> Model:
     """A model (path, bytes or ModelProto) as machine code in this process.
 
@@ -43,6 +46,11 @@ def compile(  # the field's own word, always written sofie.compile
     every compiler and optimisation level. threads: how many run a large kernel. Needs a C++ compiler; its
     work is cached on disk.
 
+    target: "cpu", or "cuda" for a GPU of NVIDIA, which needs nvcc. arch: what nvcc compiles for, as "sm_90"; that of
+    this machine's own card where it is not given. Arrays of numpy are copied there and back. Arrays on the device, of
+    PyTorch, CuPy, JAX or anybody whose objects have `__dlpack__` or `__cuda_array_interface__`, are used where they
+    are, and the outputs are `sofie.device_array.DeviceArray`s, which have both.
+
     Where shapes or axes follow from the values of inputs, the model is compiled when it is called, and again when other
     values come; `set` fixes them.
 
@@ -51,9 +59,8 @@ def compile(  # the field's own word, always written sofie.compile
     """
     from sofie.compiler import Options, compile_model
 
-    return compile_model(
-        model, Options(dims or {}, set or {}, cpu, blas, passes, without, reproducible=reproducible, threads=threads)
-    )
+    options = Options(dims or {}, set or {}, cpu, blas, passes, without)
+    return compile_model(model, replace(options, reproducible=reproducible, threads=threads, target=target, arch=arch))
 
 
 def generate(
@@ -72,9 +79,13 @@ def generate(
     without: Sequence[str] = (),
     reproducible: bool = False,
     threads: int = 1,
+    target: str = "cpu",
+    arch: str = "",
 ) -> Generated:
     """Writes a model as `<name>.hxx` and, with weights="file", `<name>.dat` ("embed" puts them into the header).
 
+    With target="cuda" the header is `<name>.cuh`, with "hip" `<name>.hip.hxx`. arch: the card that its comment tells to
+    compile for, as "sm_90".
     With `cmake`, `<name>.cmake` as well: a library target to include and link. With `profile` a session counts the time
     of its kernels. With cpu="multi", the header holds kernels for x86-64 v2, v3 and v4 and a Session chooses; on other
     machines it runs portable ones. All else, and errors, are those of `sofie.compile`.
@@ -83,5 +94,6 @@ def generate(
 
     if weights not in ("file", "embed"):
         raise SofieError(f"weights={weights!r}: choose 'file' or 'embed'")
-    options = Options(dims or {}, set or {}, cpu, blas, passes, without, reproducible=reproducible, threads=threads)
+    options = Options(dims or {}, set or {}, cpu, blas, passes, without)
+    options = replace(options, reproducible=reproducible, threads=threads, target=target, arch=arch)
     return generate(model, folder, options, name, weights == "embed", cmake=cmake, profile=profile)

@@ -8,16 +8,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.utils.arg_spec import ArgSpec
 
-from sofie import jit, pipeline, weight_file
+from sofie import cuda_jit, jit, pipeline, weight_file
+from sofie.device_array import Borrowed, borrowed
 from sofie.emit.cmake import cmake_target
 from sofie.emit.cpp import Program
 from sofie.emit.cuda import CudaProgram, as_variant
+from sofie.emit.hip import HipProgram
 from sofie.emit.ports import Port
 from sofie.emit.variant import Variant
 from sofie.errors import SofieError, printable
@@ -28,11 +31,13 @@ from sofie.frontends.onnx import inline_functions, load, read_model
 from sofie.frontends.operands import needed, operand_inputs
 from sofie.naming import Namer, identifier
 from sofie.sizes import bind
-from sofie.target import CPUS, Cpu, cpus
+from sofie.target import CPUS, Cpu, check_arch, cpus
 from sofie.weights import Array
 
 Source = str | Path | bytes | onnx.ModelProto
 BLAS = ("none", "cblas")
+DEVICES: dict[str, type[CudaProgram]] = {"cuda": CudaProgram, "hip": HipProgram}
+"""What is written for GPUs, by target."""
 MOST_THREADS = 256
 
 
@@ -44,7 +49,8 @@ class Options:
     that become constants. operands: what inputs will be that tell shapes or axes. cpu: a name of `sofie.target`, or
     "multi": x86-64 v2, v3 and v4 together. blas: "none" or "cblas". passes: the pipeline. without: optional passes to
     leave out. reproducible: the same bits on every CPU, by every compiler and optimisation level. threads: how many
-    run a large kernel. target: "cpu" or "cuda"; for that the pipeline is `cuda`, and what is of CPUs may not be asked.
+    run a large kernel. target: "cpu", or "cuda" or "hip" for a GPU; for those the pipeline is `cuda`, and what is
+    of CPUs may not be asked. arch: the GPU's architecture, as "sm_90", for its compiler.
     """
 
     dims: Mapping[str, Dim] = field(default_factory=dict)
@@ -58,6 +64,7 @@ class Options:
     reproducible: bool = False
     threads: int = 1
     target: str = "cpu"
+    arch: str = ""
 
     @property
     def asked(self) -> tuple[str, ...]:
@@ -72,8 +79,8 @@ class Options:
 
     def device_stages(self) -> list[pipeline.Stage]:
         """The passes to run for a GPU. Raises SofieError on names that do not exist, and on what only a CPU has."""
-        _only_for_cpus(("--blas", self.blas != "none"), ("--threads", self.threads != 1))
-        _only_for_cpus(("--reproducible", self.reproducible))
+        threads, blas = ("--threads", self.threads != 1), ("--blas", self.blas != "none")
+        _only_for_cpus(self.target, blas, threads, ("--reproducible", self.reproducible))
         return pipeline.parse(pipeline.GPU if self.passes == pipeline.DEFAULT else self.passes, self.without)
 
     def stages(self, target: Cpu | None = None) -> list[pipeline.Stage]:
@@ -92,11 +99,11 @@ class Options:
         return pipeline.parse(self.passes, self.without, options)
 
 
-def _only_for_cpus(*asked: tuple[str, bool]) -> None:
+def _only_for_cpus(target: str, *asked: tuple[str, bool]) -> None:
     """Raises SofieError on an option that a GPU does not have, where it was asked for."""
     for words, given in asked:
         if given:
-            raise SofieError(f"{words} is for CPUs; leave it out with --target cuda")
+            raise SofieError(f"{words} is for CPUs; leave it out with --target {target}")
 
 
 Progress = Callable[[str], None]
@@ -119,6 +126,9 @@ def lower(source: Source | ModuleOp, name: str, options: Options, progress: Prog
 
     The passes run once up to the first that looks at the CPU, and from there once for each CPU.
     """
+    if options.target != "cpu" and options.target not in DEVICES:
+        raise SofieError(f"--target {printable(options.target)}: choose cpu, {' or '.join(DEVICES)}")
+    check_arch(options.target, options.arch)
     if isinstance(source, ModuleOp):
         module = source
     else:
@@ -134,12 +144,11 @@ def lower(source: Source | ModuleOp, name: str, options: Options, progress: Prog
             observe=None if progress is None else lambda done, _module, _seconds: progress(done.name),
         )
 
-    if options.target == "cuda":
+    if options.target in DEVICES:
+        steps = options.device_stages()
         with _uncollected():
-            run(module, options.device_stages())
-        return CudaProgram(module, name, [as_variant(module)], options.asked)
-    if options.target != "cpu":
-        raise SofieError(f"--target {printable(options.target)}: choose cpu or cuda")
+            run(module, steps)
+        return DEVICES[options.target](module, name, [as_variant(module)], options.asked, options.arch)
     targets = options.targets
     stages = [options.stages(target) for target in targets]
     shared = _shared(options)
@@ -165,6 +174,7 @@ def default_name(source: Source) -> str:
     return identifier(Path(source).stem, "model") if isinstance(source, str | Path) else "model"
 
 
+Compiled = jit.Compiled | cuda_jit.Compiled
 LATE_MODELS = 64
 """How many sets of values a model keeps its machine code for."""
 
@@ -175,11 +185,11 @@ class Model:
     One object serves one thread at a time: it owns its scratch memory.
     """
 
-    def __init__(self, compiled: jit.Compiled) -> None:
+    def __init__(self, compiled: Compiled) -> None:
         self._compiled = compiled
 
     @property
-    def compiled(self) -> jit.Compiled:
+    def compiled(self) -> Compiled:
         """The machine code."""
         return self._compiled
 
@@ -208,7 +218,10 @@ class Model:
         self.compiled.seed(seed)
 
     def __call__(self, *arrays: object) -> Array | tuple[Array, ...]:
-        """The output, or a tuple of them. Raises SofieError on a wrong number, type or shape of inputs."""
+        """The output, or a tuple of them. Raises SofieError on a wrong number, type or shape of inputs.
+
+        Inputs on a device give outputs there: objects of `sofie.device_array.DeviceArray`.
+        """
         names = self._names()
         if len(arrays) != len(names):
             listed = ", ".join(map(printable, names))
@@ -226,14 +239,29 @@ class Model:
     def _names(self) -> list[str]:
         return [p.name for p in self.inputs]
 
-    def _run(self, arrays: Sequence[object]) -> list[Array]:
+    def _run(self, arrays: Sequence[object]) -> list[Any]:
         sizes: dict[str, int] = {}
-        given = [conform(a, p, sizes) for a, p in zip(arrays, self.inputs, strict=True)]
+        given = [self._taken(a, p, sizes) for a, p in zip(arrays, self.inputs, strict=True)]
         for symbol in self.program.sizes:
             number = sizes[symbol.name]
             if not symbol.low <= number <= symbol.high:
                 raise SofieError(f"{symbol.name} is {number}, the model was compiled for {symbol.low} to {symbol.high}")
-        return self.compiled.run(given, sizes)
+        return self.compiled.run(given, sizes)  # type: ignore[arg-type]  # a CPU's are all arrays of the host
+
+    def _taken(self, value: object, port: Port, sizes: dict[str, int]) -> Array | Borrowed:
+        """An input as the compiled code takes it: a device's where it is, or a contiguous array of the port's type."""
+        lent = borrowed(value, port.name)
+        if lent is None:
+            return conform(value, port, sizes)
+        name = printable(port.name)
+        if not isinstance(self.program, CudaProgram):
+            raise SofieError(f"input {name!r} is on a GPU and the model on a CPU: compile it with target='cuda'")
+        if lent.dtype != np.dtype(port.dtype):
+            raise SofieError(f"input {name!r} is {lent.dtype}, the model takes {port.dtype}; convert it on the device")
+        _bind(port, lent.shape, sizes)
+        if not lent.contiguous:
+            raise SofieError(f"input {name!r} is not contiguous; pass a contiguous copy of it")
+        return lent
 
 
 def conform(value: object, port: Port, sizes: dict[str, int] | None = None) -> Array:
@@ -247,13 +275,17 @@ def conform(value: object, port: Port, sizes: dict[str, int] | None = None) -> A
         if array.dtype.kind not in "biuf" or not np.can_cast(array.dtype, dtype, "same_kind"):
             raise SofieError(f"input {printable(port.name)!r} is {array.dtype}, the model takes {dtype}")
         array = array.astype(dtype)
-    found = {} if sizes is None else sizes
+    _bind(port, array.shape, {} if sizes is None else sizes)
+    return np.require(array, requirements=["C", "A"])
+
+
+def _bind(port: Port, shape: tuple[int, ...], found: dict[str, int]) -> None:
+    """Enters the run-time sizes that a shape tells. Raises SofieError where it is not the port's."""
     before = ", ".join(f"{name}={number}" for name, number in found.items())
-    if not bind(port.shape, array.shape, found):
-        given, taken = (f"({', '.join(map(str, shape))})" for shape in (array.shape, port.shape))
+    if not bind(port.shape, shape, found):
+        given, taken = (f"({', '.join(map(str, extents))})" for extents in (shape, port.shape))
         where = f" where {before}" if before else ""
         raise SofieError(f"input {printable(port.name)!r} has shape {given}, the model takes {taken}{where}")
-    return np.require(array, requirements=["C", "A"])
 
 
 class LateModel(Model):
@@ -264,11 +296,11 @@ class LateModel(Model):
 
     def __init__(self, proto: onnx.ModelProto, options: Options, name: str, telling: Sequence[str]) -> None:
         self._proto, self._options, self._name, self.telling = proto, options, name, telling
-        self._made: OrderedDict[tuple[bytes, ...], jit.Compiled] = OrderedDict()
+        self._made: OrderedDict[tuple[bytes, ...], Compiled] = OrderedDict()
         self._state = np.zeros(2, np.uint64)
 
     @property
-    def compiled(self) -> jit.Compiled:
+    def compiled(self) -> Compiled:
         """What ran last. Raises SofieError before the first run."""
         if not self._made:
             raise needed(self.telling)
@@ -281,8 +313,11 @@ class LateModel(Model):
     def _names(self) -> list[str]:
         return names_of_inputs(self._proto.graph, self._options.values)
 
-    def _run(self, arrays: Sequence[object]) -> list[Array]:
+    def _run(self, arrays: Sequence[object]) -> list[Any]:
         given = dict(zip(self._names(), arrays, strict=True))
+        for name in self.telling:
+            if borrowed(given[name], name) is not None:
+                raise SofieError(f"input {printable(name)!r} tells shapes or axes: pass it as an array of the host")
         operands = {name: np.asarray(given[name]) for name in self.telling}
         key = tuple(str((a.dtype, a.shape)).encode() + a.tobytes() for a in operands.values())
         if key not in self._made:
@@ -308,12 +343,16 @@ def compile_model(source: Source, options: Options, name: str | None = None, pro
     return Model(_compiled(proto, options, called, progress))
 
 
-def _compiled(source: Source, options: Options, name: str, progress: Progress | None) -> jit.Compiled:
+def _compiled(source: Source, options: Options, name: str, progress: Progress | None) -> Compiled:
+    if options.target == "hip":
+        raise SofieError("a model for HIP is written to files: use sofie.generate, and compile with hipcc")
     if options.cpu == "multi":  # this machine runs one of them
         options = replace(options, cpu="native")
     program = lower(source, name, options, progress)
     if progress is not None:
-        progress("compile the C++")
+        progress("compile the CUDA" if options.target == "cuda" else "compile the C++")
+    if isinstance(program, CudaProgram):
+        return cuda_jit.compile_program(program, options.arch)
     return jit.compile_program(program, jit.flags_for(options.blas, program.threads > 1))
 
 
@@ -365,8 +404,8 @@ def generate_together(
 def _write(
     programs: Sequence[Program], folder: Path, name: str, embed: bool, cmake: bool, profile: bool
 ) -> list[Generated]:
-    if any(isinstance(program, CudaProgram) for program in programs):
-        _only_for_cpus(("--cmake", cmake), ("--profile", profile))
+    if isinstance(programs[0], CudaProgram):
+        _only_for_cpus(programs[0].target, ("--cmake", cmake), ("--profile", profile))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

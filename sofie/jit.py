@@ -33,6 +33,17 @@ if TYPE_CHECKING:
     from sofie.emit.cpp import Program
     from sofie.emit.ports import Port
 
+
+@dataclass(frozen=True)
+class Compiler:
+    """A compiler: its command, what it is called, the variable that names another, and how its files end."""
+
+    command: tuple[str, ...]
+    name: str = "the C++ compiler"
+    variable: str = "CXX"
+    ending: str = ".cpp"
+
+
 FLAGS = ("-std=c++17", "-O2", "-fno-math-errno", "-fPIC", "-shared", "-w")
 
 
@@ -74,17 +85,17 @@ def compiler() -> list[str]:
     )
 
 
-def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+def _run(by: Compiler, *arguments: str) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False)
+        return subprocess.run([*by.command, *arguments], capture_output=True, text=True, check=False)
     except OSError as error:
-        raise SofieError(f"the C++ compiler {command[0]!r} does not run: {error.strerror}; set CXX to one") from error
+        words = f"{by.name} {by.command[0]!r} does not run: {error.strerror}; set {by.variable} to one"
+        raise SofieError(words) from error
 
 
 @cache
-def _compiler_version(command: tuple[str, ...]) -> str:
-    done = _run([*command, "--version"])
-    return done.stdout.splitlines()[0] if done.stdout else " ".join(command)
+def _version(by: Compiler) -> str:
+    return _run(by, "--version").stdout or " ".join(by.command)
 
 
 def cache_folder() -> Path:
@@ -96,27 +107,28 @@ def cache_folder() -> Path:
     return (Path(home) if home else Path.home() / ".cache") / "sofie"
 
 
-def build(source: str, flags: Sequence[str] = FLAGS, suffix: str = ".so") -> Path:
-    """What the compiler makes of a C++ text, from the cache or freshly compiled: with FLAGS, a shared library.
+def build(source: str, flags: Sequence[str] = FLAGS, suffix: str = ".so", by: Compiler | None = None) -> Path:
+    """What a compiler, of C++ if none is given, makes of a text: from the cache or freshly; with FLAGS, a library.
 
     Raises SofieError on compiler errors.
     """
-    command = compiler()
-    key = hashlib.sha256("\0".join([source, _compiler_version(tuple(command)), *flags]).encode()).hexdigest()
+    by = by or Compiler(tuple(compiler()))
+    key = hashlib.sha256("\0".join([source, _version(by), *flags]).encode()).hexdigest()
     folder = cache_folder()
     library = folder / f"{key}{suffix}"
     if library.exists():
         return library
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch:
-        text, made = Path(scratch, "model.cpp"), Path(scratch, "model.so")
+        text, made = Path(scratch, f"model{by.ending}"), Path(scratch, "model.so")
         text.write_text(source)
-        done = _run([*command, "-o", str(made), str(text), *flags])
+        done = _run(by, "-o", str(made), str(text), *flags)
         if done.returncode != 0:
-            kept = folder / f"{key}.cpp"
+            kept = folder / f"{key}{by.ending}"
             kept.write_text(source)
-            first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:300])
-            raise SofieError(f"the C++ compiler rejects the emitted code (kept in {kept}): {first.strip()}")
+            said = done.stderr or done.stdout
+            first = next((line for line in said.splitlines() if "error" in line), said[:300])
+            raise SofieError(f"{by.name} rejects the emitted code (kept in {kept}): {first.strip()}")
         os.replace(made, library)
     return library
 
@@ -191,7 +203,7 @@ class Compiled:
 
         The inputs must be contiguous and of the model's types and shapes.
         """
-        outputs = [np.empty(self._room(p, sizes), p.dtype) for p in self.program.outputs]
+        outputs = [np.empty(room(p, sizes), p.dtype) for p in self.program.outputs]
         found = [np.zeros(max(len(p.shape), 1), np.intp) for p in self.program.late]
         numbers = [sizes[symbol.name] for symbol in self.program.sizes]
         numbers_in = (ctypes.c_int64 * max(len(numbers), 1))(*numbers)
@@ -208,10 +220,10 @@ class Compiled:
             outputs[k] = outputs[k][: math.prod(shape.tolist())].reshape(shape).copy()
         return outputs
 
-    @staticmethod
-    def _room(port: Port, sizes: Mapping[str, int]) -> tuple[int, ...]:
-        """The shape of an output, or all the elements it may have where the run finds its shape."""
-        return (math.prod(map(most, port.shape)),) if port.found else at(port.shape, sizes)
+
+def room(port: Port, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """The shape of an output, or all the elements it may have where the run finds its shape."""
+    return (math.prod(map(most, port.shape)),) if port.found else at(port.shape, sizes)
 
 
 def compile_program(program: Program, flags: Sequence[str] = FLAGS) -> Compiled:

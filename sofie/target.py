@@ -1,8 +1,11 @@
-"""The CPUs code is written for: the instruction set stands in the code, as a function attribute, not in the flags."""
+"""What code is written for: CPUs, whose instruction set stands in the code, as a function attribute, not in the flags;
+and GPUs, whose architecture is told to their compiler.
+"""
 
 from __future__ import annotations
 
 import platform
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -55,6 +58,21 @@ CPUS = {
 }
 LEVELS = ("x86-64-v2", "x86-64-v3", "x86-64-v4")
 """What `multi` holds, least first."""
+
+
+ARCHITECTURES = {"cuda": (r"sm_[1-9][0-9]{1,2}a?", "sm_90 or sm_90a"), "hip": (r"gfx[0-9a-f]{3,4}", "gfx90a")}
+"""How the architectures of the GPUs of a target are written, and examples."""
+
+
+def check_arch(target: str, arch: str) -> None:
+    """Raises SofieError where `arch` is no architecture of a GPU of that target; an empty one is any."""
+    if not arch:
+        return
+    if target not in ARCHITECTURES:
+        raise SofieError("--arch is for GPUs; leave it out, or give --target cuda or hip")
+    form, examples = ARCHITECTURES[target]
+    if not re.fullmatch(form, arch):
+        raise SofieError(f"--arch {printable(arch)}: write the architecture of a GPU as in --arch {examples}")
 
 
 def cpu(name: str) -> Cpu:

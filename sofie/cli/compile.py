@@ -112,7 +112,18 @@ def summary(made: Sequence[Generated]) -> list[str]:
         "",
         f'    #include "{made[0].header.name}"',
         *(f"    {line}" for g in made for line in usage(g)),
+        *_compiles(made[0].program),
     ]
+
+
+def _compiles(program: Program) -> list[str]:
+    """The compiler of a GPU, which is not everybody's."""
+    from sofie.emit.cuda import CudaProgram
+
+    if not isinstance(program, CudaProgram):
+        return []
+    ending = {"cuda": "cu", "hip": "hip"}[program.target]
+    return ["", f"    {program.compiles} main.{ending}"]
 
 
 def _computes(program: Program) -> list[str]:

@@ -145,10 +145,16 @@ def _cpu(default: str) -> Callable[[Command], Command]:
 
 TARGET = click.option(
     "--target",
-    type=click.Choice(["cpu", "cuda"]),
+    type=click.Choice(["cpu", "cuda", "hip"]),
     default="cpu",
     show_default=True,
-    help="Write C++ for CPUs or, as a .cuh, CUDA for GPUs.",
+    help="Write C++ for CPUs or, for GPUs, CUDA as a .cuh or HIP as a .hip.hxx.",
+)
+ARCH = click.option(
+    "--arch",
+    default="",
+    metavar="ARCH",
+    help="The GPU to compile for, as in sm_90 or gfx90a.  [default: the machine's]",
 )
 
 
@@ -161,7 +167,7 @@ def compiling(command: Command, cpu: str = "native") -> Command:
 
 def generating(command: Command) -> Command:
     """The same, for a command that writes code for other machines."""
-    return TARGET(compiling(command, "multi"))
+    return TARGET(ARCH(compiling(command, "multi")))
 
 
 def gathered(given: dict[str, Any]) -> Options:

@@ -56,6 +56,10 @@ class Program:
     """That of the file its text goes into."""
     call: ClassVar[type[Operation]] = func.CallOp
     """The op that runs a kernel."""
+    reserved: ClassVar[frozenset[str]] = frozenset(
+        {"weights", "arena", "Session", "Weights", "infer", "detail", "check"}
+    )
+    """Names that no tensor may have in the text."""
 
     module: ModuleOp
     name: str
@@ -73,7 +77,7 @@ class Program:
 
     def __post_init__(self) -> None:
         self.name = identifier(self.name, "model")
-        names = Namer(frozenset({"weights", "arena", "Session", "Weights", "infer", "detail"}))
+        names = Namer(self.reserved)
         ports: dict[bool, list[Port]] = {False: [], True: []}
         self.arena_bytes, self.sizes = max(arena_of(variant.infer) for variant in self.variants), {}
         function = self.infer
@@ -95,6 +99,11 @@ class Program:
             found = names(f"{parameter}_shape", "shape") if late else ""
             ports[output].append(Port(name, parameter, _text(attrs, "sofie.dtype") or "float32", shape, found))
         self.inputs, self.outputs = ports[False], ports[True]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the file's first comment says besides."""
+        return self.asked
 
     @property
     def infer(self) -> func.FuncOp:
@@ -234,7 +243,7 @@ class Program:
             f"// {comment(self.name)}: {len(self.inputs)} input(s), {len(self.outputs)} output(s), "
             f"{sum(a.size for _, a in self.weights):,} weights, "
             f"{self.arena_bytes:,} bytes of scratch. Written by SOFIE{whose}.",
-            *(f"// {comment(words)}" for words in self.asked),
+            *(f"// {comment(words)}" for words in self.notes),
             "",
             f"#ifndef {guard}",
             f"#define {guard}",

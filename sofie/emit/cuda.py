@@ -20,7 +20,7 @@ from xdsl.ir import Block, Operation, SSAValue
 from sofie.dialects.types import shape_of_type
 from sofie.dialects.upstream import SubgroupReduceOp
 from sofie.emit.cpp import Program
-from sofie.emit.device_session import device_session
+from sofie.emit.device_session import device_session, file_constructors
 from sofie.emit.printer import KernelPrinter
 from sofie.emit.sources import source
 from sofie.emit.spelling import ATOM, Expression, comment, scalar_type, string, type_name
@@ -39,6 +39,10 @@ PLACES = {
     gpu.LaneIdOp: f"threadIdx.x % {WARP}",
 }
 """What a thread knows of its own place; all of it lies along x."""
+RESERVED = frozenset(
+    {"stream", "on", "launch", "launches", "prepare", "weights_", "arena_", "room_", "graphs_", "graph_of_"}
+)
+"""Names in a session that no tensor may have."""
 
 
 @dataclass
@@ -169,14 +173,39 @@ def as_variant(module: ModuleOp) -> Variant:
     return Variant(module, CPUS["scalar"])
 
 
+@dataclass
 class CudaProgram(Program):
     """A module at the gpu level, with what its text is made of: prints itself as a .cuh.
 
-    Its one variant is `as_variant` of the module.
+    Its one variant is `as_variant` of the module. arch: the card that its comment tells to compile for.
     """
 
     suffix: ClassVar[str] = ".cuh"
+    target: ClassVar[str] = "cuda"
+    command: ClassVar[str] = "nvcc -std=c++17 -O3 -arch={arch}"
+    """What compiles a program that includes the file."""
     call: ClassVar[type[Operation]] = gpu.LaunchFuncOp
+    reserved: ClassVar[frozenset[str]] = Program.reserved | RESERVED
+    includes: ClassVar[tuple[str, ...]] = tuple(
+        "array cmath cstddef cstdint cstring memory stdexcept string tuple type_traits utility vector".split()
+    )
+    """The standard headers that the text needs."""
+    runtime: ClassVar[tuple[str, ...]] = ("#ifndef SOFIE_LAUNCH", "#include <cuda_runtime.h>", "#endif")
+    """What brings CUDA's own names, where nobody else has."""
+    prepares: ClassVar[bool] = False
+    """Whether the text has a function `prepare()`, to be called before the first launch."""
+
+    arch: str = ""
+
+    @property
+    def compiles(self) -> str:
+        """What compiles a program that includes the file, for the card that was asked for, else the machine's own."""
+        return self.command.format(arch=self.arch or "native")
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the file's first comment says besides."""
+        return (*self.asked, f"Compile with {self.compiles}")
 
     @cached_property
     def printed(self) -> dict[str, tuple[str, str]]:
@@ -188,6 +217,17 @@ class CudaProgram(Program):
         """The text of every kernel."""
         return [text for text, _ in self.printed.values()]
 
+    @property
+    def reads_back(self) -> bool:
+        """Whether the host waits for numbers of the device, for conditions, trip counts or shapes."""
+        return bool(self.late) or any(isinstance(op, memref.LoadOp) for op in self.infer.walk())
+
+    @property
+    def graphs(self) -> bool:
+        """Whether the launches of a call can become one act: several of them, known before the first has run."""
+        several = len(self.calls) > 1 or any(call.parent_op() is not self.infer for call in self.calls)
+        return several and not self.reads_back
+
     @staticmethod
     def operands_of(call: Operation) -> Sequence[SSAValue]:
         """What a kernel is launched with."""
@@ -197,16 +237,15 @@ class CudaProgram(Program):
     def core(self, profile: bool = False) -> str:
         """Prelude, kernels and entry: all that runs. Raises SofieError on what no kernel can do yet."""
         kernels, texts = self.printed, "\n\n".join(self.kernels)
-        parts = [source("device.cuh"), f"namespace kernels {{\n\n{texts}\n\n}} // namespace kernels" if kernels else ""]
+        parts = [source("device.cuh"), *([source("graphs.cuh")] if self.graphs else [])]
+        parts += [f"namespace kernels {{\n\n{texts}\n\n}} // namespace kernels" if kernels else ""]
         parts += [_entry(self, {name: nodes for name, (_, nodes) in kernels.items()}), "#undef SOFIE_DEVICE"]
         return "\n\n".join(part for part in parts if part)
 
     def header(self, embed: bool = False, profile: bool = False) -> str:
         """The .cuh: tables, weights, kernels and the class `Session`, in a namespace of its own."""
-        includes = [*(["array"] if self.late else []), "cmath", "cstddef", "cstdint", "cstring", "memory", "stdexcept"]
-        includes += ["string", "tuple", "vector"]
-        runtime = ["#ifndef SOFIE_LAUNCH", "#include <cuda_runtime.h>", "#endif"]
-        return self.framed("CUH", ", for CUDA", includes, runtime, [self.core(), device_session(self, embed)], embed)
+        session = device_session(self, file_constructors(self, embed))
+        return self.framed("CUH", ", for CUDA", self.includes, self.runtime, [self.core(), session], embed)
 
 
 def _entry(program: CudaProgram, nodes: Mapping[str, str]) -> str:

@@ -2,7 +2,7 @@
 
 using index = std::ptrdiff_t;
 
-#define SOFIE_DEVICE __device__ __forceinline__
+#define SOFIE_DEVICE __host__ __device__ __forceinline__ // a launch computes its blocks by them
 
 #ifndef SOFIE_LAUNCH // where CUDA is emulated, that defines both
 #define SOFIE_LAUNCH(kernel, blocks, threads, shared_bytes, stream, ...) \

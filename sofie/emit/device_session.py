@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,10 +21,21 @@ ALIGNMENT = 256
 """Bytes: that of cudaMalloc, and of each input and output in their room."""
 
 
-def device_session(program: CudaProgram, embed: bool) -> str:
-    """The classes that users see: weights and scratch memory on the device, inference there and from the host."""
+def file_constructors(program: CudaProgram, embed: bool) -> str:
+    """The constructors of a session whose weights are in a file or, embedded, in the program."""
+    default_file = "" if embed else f" = {string(program.name + '.dat')}"
+    takes = f"const std::string &file{default_file}, bool graphs = true"
+    default = "   Session() : Session(DeviceWeights(Weights())) {}\n" if embed else ""
+    return f"{default}   explicit Session({takes}) : Session(DeviceWeights(Weights(file)), graphs) {{}}\n"
+
+
+def device_session(program: CudaProgram, constructors: str) -> str:
+    """The classes that users see: weights and scratch memory on the device, inference there and from the host.
+
+    constructors: those that are not of DeviceWeights.
+    """
     takes, gives = parameters(program)
-    arguments = ["weights_.data()", "arena_.get()", "stream"]
+    arguments = ["weights_.data()", "arena_.get()", "on" if program.graphs else "stream"]
     arguments += [f"static_cast<index>({name})" for name in program.sizes.values()]
     arguments += [passed(p, const=True) for p in program.inputs] + [passed(p, const=False) for p in program.outputs]
     arguments += [f"reinterpret_cast<index *>({p.found})" for p in program.late]
@@ -39,8 +51,6 @@ def device_session(program: CudaProgram, embed: bool) -> str:
     copies = [_copy(p, rooms[p], spell, back=False) for p in program.inputs]
     copies += [listed("      infer_device(", [*call, "stream"], ");")]
     copies += [_copy(p, rooms[p], spell, back=True) for p in program.outputs]
-    default_file = "" if embed else f" = {string(program.name + '.dat')}"
-    default = "   Session() : Session(DeviceWeights(Weights())) {}\n" if embed else ""
     return f"""// The weights on the device; copies share them.
 class DeviceWeights {{
 public:
@@ -57,21 +67,24 @@ private:
    std::shared_ptr<unsigned char> memory_;
 }};
 
-// Scratch memory on the device, for one stream at a time; the weights are shared. Throws std::runtime_error on what
-// CUDA reports, with the kernel and its ONNX nodes.
+// Scratch memory on the device, for one stream at a time; the weights are shared. It can be moved, not copied, and
+// lives on the device that is current when it is made. Throws std::runtime_error on what CUDA reports, with the kernel
+// and its ONNX nodes.
 class Session {{
 public:
-{default}   explicit Session(const std::string &file{default_file}) : Session(DeviceWeights(Weights(file))) {{}}
-   explicit Session(const DeviceWeights &weights)
+   // {_GRAPHS if program.graphs else _NO_GRAPHS}
+{constructors}   explicit Session(const DeviceWeights &weights, bool{" graphs" * program.graphs} = true)
        : weights_(weights), arena_(detail::device_memory({max(program.arena_bytes, 64)})),
-         room_(detail::device_memory({max(end, 64)}))
+         room_(detail::device_memory({max(end, 64)})){", graphs_(graphs)" * program.graphs}
    {{
-   }}
+{f"      prepare();{chr(10)}" * program.prepares}   }}
+   Session(Session &&) = default;
+   Session &operator=(Session &&) = default;
 
    // Pointers of the device. Returns when all is on the stream, unless the model has conditions: those are waited for.
 {listed("   void infer_device(", [*takes, *gives, "cudaStream_t stream = nullptr"], ")")}
    {{
-{checked(program)}{listed("      launch(", arguments, ");")}
+{checked(program)}{_launches(program, arguments)}
    }}
 
    // Pointers of the host: copies inputs there and outputs back, and waits for them.
@@ -85,8 +98,34 @@ public:
 
 private:{size_checks(program)}
    DeviceWeights weights_;
-   std::shared_ptr<unsigned char> arena_, room_;
+   std::shared_ptr<unsigned char> arena_, room_;{_members(program)}
 }};"""
+
+
+_GRAPHS = """The launches of a call become a CUDA graph, kept with their pointers and sizes and run again for the same;
+   // without `graphs`, or where the stream is being captured, kernels are launched one by one."""
+_NO_GRAPHS = "There is nothing to make a CUDA graph of: the host reads numbers back, or there is one launch."
+
+
+def _launches(program: CudaProgram, arguments: Sequence[str]) -> str:
+    """The statements that put the kernels on the stream."""
+    if not program.graphs:
+        return listed("      launch(", arguments, ");")
+    key = [f"static_cast<std::uintptr_t>({name})" for name in program.sizes.values()]
+    key += [f"reinterpret_cast<std::uintptr_t>({p.parameter})" for p in (*program.inputs, *program.outputs)]
+    return f"""      const auto launches = [&](cudaStream_t on) {{
+{listed("         launch(", arguments, ");")}
+      }};
+      if (!graphs_ || detail::captures(stream))
+         launches(stream);
+      else
+{listed("         graph_of_.run({", key, "}, stream, launches);")}"""
+
+
+def _members(program: CudaProgram) -> str:
+    """What a session remembers of its graphs."""
+    count = len(program.sizes) + len(program.inputs) + len(program.outputs)
+    return f"\n   bool graphs_;\n   detail::Graphs<{count}> graph_of_;" if program.graphs else ""
 
 
 def _copy(port: Port, place: int, spell: KernelPrinter, back: bool) -> str:

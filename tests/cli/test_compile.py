@@ -202,3 +202,45 @@ def test_the_cmake_target_builds(invoke: Invoke, mlp: Path, tmp_path: Path) -> N
     for command in (["cmake", "-S", ".", "-B", "build"], ["cmake", "--build", "build"], ["build/app"]):
         done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("target", "arch", "header", "command"),
+    [
+        ("cuda", "sm_90a", "mlp.cuh", "nvcc -std=c++17 -O3 -arch=sm_90a"),
+        ("cuda", None, "mlp.cuh", "nvcc -std=c++17 -O3 -arch=native"),
+        ("hip", "gfx90a", "mlp.hip.hxx", "hipcc -std=c++17 -O3 --offload-arch=gfx90a"),
+    ],
+)
+def test_a_card_is_named_in_the_header_and_to_its_compiler(
+    invoke: Invoke, mlp: Path, tmp_path: Path, target: str, arch: str | None, header: str, command: str
+) -> None:
+    """A header that nobody knows how to compile; an architecture that is dropped."""
+    card = ["--arch", arch] if arch else []
+    result = invoke("compile", mlp, "-o", "out", "--dim", "batch=2", "--target", target, *card)
+    assert result.exit_code == 0, result.stderr
+    assert files(tmp_path / "out") == sorted(["mlp.dat", header])
+    assert f"\n// Compile with {command}\n" in (tmp_path / "out" / header).read_text()
+    assert result.stdout.splitlines()[-1].strip().startswith(f"{command} main.")
+    assert f'#include "{header}"' in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (
+            ["--target", "cuda", "--arch", "90"],
+            "--arch 90: write the architecture of a GPU as in --arch sm_90 or sm_90a",
+        ),
+        (["--target", "cuda", "--arch", "sm_90 -G"], "--arch sm_90 -G: write"),
+        (["--target", "hip", "--arch", "sm_90"], "--arch sm_90: write the architecture of a GPU as in --arch gfx90a"),
+        (["--arch", "sm_90"], "--arch is for GPUs"),
+        (["--target", "hip", "--threads", "2"], "--threads is for CPUs; leave it out with --target hip"),
+        (["--target", "hip", "--cmake"], "--cmake is for CPUs; leave it out with --target hip"),
+        (["--target", "hip", "--tune", "1s"], "--tune is for CPUs; leave it out with --target hip"),
+    ],
+)
+def test_what_no_card_is(fails: Fails, mlp: Path, tmp_path: Path, words: list[str], sentence: str) -> None:
+    """Words that reach a shell by the command in the comment; an option that is ignored."""
+    assert sentence in fails("compile", mlp, "-o", "out", "--dim", "batch=2", *words)
+    assert not (tmp_path / "out").exists()

@@ -71,9 +71,9 @@ constexpr unsigned cudaStreamNonBlocking = 1;
 #pragma GCC visibility push(hidden) // a library of its own has a scheduler of its own
 namespace cuda_host {
 
-struct Stream;
-struct Graph;
-struct GraphExec;
+struct __attribute__((visibility("default"))) Stream; // sessions hold it
+struct __attribute__((visibility("default"))) Graph; // sessions hold it
+struct __attribute__((visibility("default"))) GraphExec; // sessions hold it
 
 // A CUDA thread, as its kernel sees it. lanes: how many threads its warp has.
 struct Thread {
@@ -368,6 +368,10 @@ cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus *
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t *graph);
 cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long flags = 0);
+inline cudaError_t cudaGraphInstantiateWithFlags(cudaGraphExec_t *exec, cudaGraph_t graph, unsigned long long flags)
+{
+   return cudaGraphInstantiate(exec, graph, flags);
+}
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream);
 cudaError_t cudaGraphDestroy(cudaGraph_t graph);
 cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec);

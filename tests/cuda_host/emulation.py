@@ -5,7 +5,6 @@ A `Build` says how: plainly, or under a sanitizer, which then sees a kernel's fa
 
 from __future__ import annotations
 
-import ctypes
 import os
 import shutil
 import subprocess
@@ -17,11 +16,11 @@ from pathlib import Path
 
 import pytest
 
-from sofie import jit
-from sofie.emit.cpp import Program
+from sofie import cuda_jit, jit
 from sofie.emit.cuda import CudaProgram
 
 HOST = Path(__file__).with_name("cuda_host.hxx")
+EVENTS = Path(__file__).with_name("cuda_events.hxx")
 SCHEDULER = Path(__file__).with_name("cuda_host.cxx")
 EMIT = Path(str(resources.files("sofie.emit")))
 
@@ -76,56 +75,10 @@ def run(program: Path, arguments: Sequence[str] = (), seed: int = 0) -> subproce
     )
 
 
-def source_of(program: CudaProgram) -> str:
-    """A translation unit with the function that `jit.Compiled` calls: memory of the device is memory.
-
-    What a launch throws is kept for `sofie_error`.
-    """
-    arguments = ["weights", "arena", "nullptr"]
-    arguments += [f"static_cast<model::index>(sizes[{k}])" for k in range(len(program.sizes))]
-    arguments += [f"static_cast<const {p.inner} *>(in[{k}])" for k, p in enumerate(program.inputs)]
-    arguments += [f"static_cast<{p.inner} *>(out[{k}])" for k, p in enumerate(program.outputs)]
-    arguments += [f"static_cast<model::index *>(out[{len(program.outputs) + k}])" for k in range(len(program.late))]
-    return f"""#include <memory>
-#include <stdexcept>
-#include <string>
-{HOST.read_text()}
-namespace model {{
-{program.core()}
-}}
-static std::string error;
-extern "C" const char *sofie_error() {{ return error.empty() ? nullptr : error.c_str(); }}
-extern "C" void sofie_infer(
-    const unsigned char *weights, unsigned char *arena, const std::int64_t *sizes, const void *const *in,
-    void *const *out)
-{{
-   static_cast<void>(sizes);
-   static_cast<void>(in);
-   static_cast<void>(out);
-   error.clear();
-   try {{
-      model::launch({", ".join(arguments)});
-   }} catch (const std::exception &e) {{
-      error = e.what();
-   }}
-}}
-"""
-
-
-class Emulated(jit.Compiled):
-    """A model whose kernels run here; a fault of theirs is a RuntimeError with the kernel, the block and the line."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        infer, error = self._infer, ctypes.CDLL(str(self.library)).sofie_error
-        error.restype = ctypes.c_char_p
-
-        def checked(*arguments: object) -> None:
-            infer(*arguments)
-            if said := error():
-                raise RuntimeError(said.decode())
-
-        self._infer = checked
+def build(program: CudaProgram, _arch: str = "") -> Path:
+    """The shared library of a program in which memory of the device is memory: of the very text that nvcc gets."""
+    text = "\n".join([HOST.read_text(), EVENTS.read_text(), cuda_jit.source_of(program)])
+    return jit.build(text, (*jit.FLAGS, str(PLAIN.scheduler())))
 
 
 @contextmanager
@@ -135,11 +88,7 @@ def emulated(seed: int | None = None) -> Iterator[None]:
     Their threads run in the order of the seed, else of the environment's SOFIE_CUDA_SEED, else of 1: shuffled.
     """
 
-    def compile_program(program: Program, *_: object) -> jit.Compiled:
-        assert isinstance(program, CudaProgram)
-        return Emulated(program, jit.build(source_of(program), (*jit.FLAGS, str(PLAIN.scheduler()))))
-
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(jit, "compile_program", compile_program)
+        patch.setattr(cuda_jit, "build", build)
         patch.setenv("SOFIE_CUDA_SEED", os.environ.get("SOFIE_CUDA_SEED", "1") if seed is None else str(seed))
         yield

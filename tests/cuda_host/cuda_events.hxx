@@ -1,0 +1,37 @@
+// What `sofie.cuda_jit` uses of CUDA besides what an emitted .cuh does: one device, and events that are past when they
+// are recorded, since nothing here runs behind the host's back.
+#pragma once
+
+struct CUevent_st {
+   bool recorded;
+};
+constexpr cudaError_t cudaErrorNotReady = static_cast<cudaError_t>(600);
+using cudaEvent_t = CUevent_st *;
+constexpr unsigned cudaEventDisableTiming = 2;
+
+inline cudaError_t cudaGetDevice(int *device)
+{
+   *device = 0;
+   return cudaSuccess;
+}
+inline cudaError_t cudaSetDevice(int device) { return device == 0 ? cudaSuccess : cudaErrorInvalidConfiguration; }
+inline cudaError_t cudaEventCreateWithFlags(cudaEvent_t *event, unsigned)
+{
+   *event = new CUevent_st{false};
+   return cudaSuccess;
+}
+inline cudaError_t cudaEventDestroy(cudaEvent_t event)
+{
+   delete event;
+   return cudaSuccess;
+}
+inline cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t)
+{
+   event->recorded = true;
+   return cudaSuccess;
+}
+inline cudaError_t cudaEventQuery(cudaEvent_t event) { return event->recorded ? cudaSuccess : cudaErrorNotReady; }
+inline cudaError_t cudaStreamWaitEvent(cudaStream_t, cudaEvent_t event, unsigned)
+{
+   return event->recorded ? cudaSuccess : cudaErrorInvalidConfiguration;
+}

@@ -10,6 +10,11 @@ from sofie import jit
 from sofie.errors import SofieError
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--full`: also what a commit's run takes a part of."""
+    parser.addoption("--full", action="store_true", help="run all of the suites that a run else takes a part of")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def compile_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Compiled objects of this run stay in its own folder."""

@@ -66,9 +66,14 @@ class _Tile:
     thread_columns: int
 
     @property
+    def is_full(self) -> bool:
+        """Whether a thread's results take so many registers that they have to be kept for two blocks a processor."""
+        return self.thread_rows * self.thread_columns >= 64
+
+    @property
     def depth(self) -> int:
-        """Terms of a step: fewer where a thread's results leave it few registers for what is on its way."""
-        return 8 if self.thread_rows * self.thread_columns >= 64 else 16
+        """Terms of a step: fewer where a thread has few registers left for what is on its way."""
+        return 8 if self.is_full else 16
 
     def cost(self, batch: int, rows: int, columns: int) -> float:
         """About how long a result of so many takes, in products of a thread: waves of blocks, each as long as its
@@ -295,7 +300,7 @@ class _Mapping:
             tiles = [here.filled(parts[1], tile.rows), here.filled(parts[2], tile.columns)]
             return here.product([parts[0], *tiles])
 
-        self.frame.launch(blocks, BLOCK, bounds, together=2)
+        self.frame.launch(blocks, BLOCK, bounds, together=2 if tile.is_full else 1)
 
     def _enter(self, loops: Sequence[int], values: Sequence[SSAValue]) -> None:
         variables = self.nest.body.block.args

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import warnings
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,28 +14,10 @@ import sofie
 from sofie.compiler import Options, compile_model, generate, lower
 from sofie.emit.cuda import CudaProgram
 from tests import models
-from tests.conformance import suite
 from tests.cuda_host.emulation import ADDRESS, HOST, emulated
 from tests.emit.programs import FILES, assert_outputs, compile_and_run, session_code
 
 pytestmark = pytest.mark.usefixtures("needs_compiler")
-
-EVERY = 20
-"""How many tests of ONNX's own suite there are for each that runs here."""
-SAMPLE = suite.listed(suite.PASSING)[::EVERY]
-
-
-@cache
-def cases() -> dict[str, object]:
-    return suite.tests()
-
-
-@pytest.mark.parametrize("name", [name for name in SAMPLE if "random" not in name and "bernoulli" not in name])
-def test_conformance(name: str) -> None:
-    """An operator whose kernel is wrong where every iteration is a thread."""
-    with warnings.catch_warnings(), emulated():
-        warnings.simplefilter("ignore")
-        assert suite.run(cases()[name], target="cuda") > 0
 
 
 def test_sessions(tmp_path: Path) -> None:
@@ -101,18 +79,3 @@ def test_random_numbers_are_refused() -> None:
     assert isinstance(program, CudaProgram)
     with pytest.raises(sofie.SofieError, match="random numbers are not drawn on a GPU yet"):
         program.core()
-
-
-@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
-def test_nvcc_takes_every_kernel(tmp_path: Path) -> None:
-    """What g++ lets pass and nvcc does not: an exception specification, a built-in function that no device has."""
-    includes = ""
-    for name, make in models.ALL.items():
-        path = tmp_path / f"{name}.onnx"
-        onnx.save(make(), path)
-        includes += f'#include "{generate(path, tmp_path, Options(target="cuda"), name).header}"\n'
-    (tmp_path / "all.cu").write_text(includes)
-    command = ["nvcc", "-std=c++17", "-arch=sm_90", "-cubin", "all.cu", "-o", "all.cubin"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert not done.stderr.strip(), done.stderr[-2000:]

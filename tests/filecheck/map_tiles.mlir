@@ -17,7 +17,7 @@
 // CHECK: "gpu.barrier"
 // CHECK: memref.load %sums[%{{.*}}, %{{.*}}]
 // CHECK: memref.store %{{.*}}, %y[
-// CHECK: nvvm.minctasm
+// CHECK: gpu.known_block_size = array<i32: 256, 1, 1>
 // CHECK-DAG: %[[BLOCKS:.*]] = arith.constant 56 : index
 // CHECK-DAG: arith.constant 9216 : i32
 // CHECK: "gpu.launch_func"(%[[BLOCKS]],

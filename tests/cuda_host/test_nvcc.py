@@ -1,0 +1,73 @@
+"""What NVIDIA's compiler says of the emitted kernels, on a machine that has it; no card is needed."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+import pytest
+
+from sofie.compiler import Options, generate
+from tests import models
+from tests.bench.models import MODELS, model
+
+pytestmark = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
+
+ARCHITECTURES = ("sm_75", "sm_90", "sm_120")
+KERNEL = re.compile(r"Compiling entry function '(\S+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads", re.DOTALL)
+
+
+def compiled(folder: Path, protos: dict[str, onnx.ModelProto], architectures: Sequence[str]) -> dict[str, int]:
+    """Bytes that each kernel of some models spills, by architecture and mangled name; fails on a warning."""
+    includes = ""
+    for name, proto in protos.items():
+        path = folder / f"{name}.onnx"
+        onnx.save(proto, path)
+        includes += f'#include "{generate(path, folder, Options(target="cuda"), name).header}"\n'
+    (folder / "all.cu").write_text(includes)
+    spilled: dict[str, int] = {}
+    for architecture in architectures:
+        command = [
+            "nvcc",
+            "-std=c++17",
+            f"-arch={architecture}",
+            "-Xptxas",
+            "-v",
+            "-cubin",
+            "all.cu",
+            "-o",
+            "all.cubin",
+        ]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert "warning" not in done.stderr, done.stderr[-2000:]
+        for kernel, stores, loads in KERNEL.findall(done.stderr):
+            spilled[f"{architecture} {kernel}"] = int(stores) + int(loads)
+    assert spilled
+    return spilled
+
+
+def test_every_small_model_compiles(tmp_path: Path) -> None:
+    """What g++ lets pass and nvcc does not: an exception specification, a built-in function that no device has."""
+    compiled(tmp_path, {name: make() for name, make in models.ALL.items()}, ("sm_90",))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_no_kernel_of_the_suite_spills(tmp_path: Path, name: str) -> None:
+    """A tile that wants more registers than a card has, an array that an index of the run keeps out of registers."""
+    spilled = compiled(tmp_path, {name: model(name)}, ARCHITECTURES)
+    assert not {kernel: size for kernel, size in spilled.items() if size}
+
+
+@pytest.mark.parametrize("shape", [(4096, 4096, 4096), (1000, 300, 77), (128, 2048, 65)])
+def test_no_product_spills(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+    """As above, for the largest tile with and without edges."""
+    rows, terms, columns = shape
+    node = onnx.helper.make_node("MatMul", ["x", "w"], ["y"])
+    proto = models.build([node], {"x": [rows, terms], "w": [terms, columns]}, {"y": [rows, columns]}, {})
+    spilled = compiled(tmp_path, {"product": proto}, ARCHITECTURES)
+    assert not {kernel: size for kernel, size in spilled.items() if size}

@@ -49,6 +49,8 @@ PARTIALS_BYTES = 256
 UNROLL = "sofie.unroll"
 """On a loop of a `gpu.func` whose every step shall be written out, so that arrays that it walks are registers."""
 
+ROLLED = "sofie.rolled"
+"""On one that shall stay a loop: written out, it would want more registers and be no faster."""
 ALIASED = "sofie.aliased"
 """On a `gpu.func` whose arguments may be parts of the same memory."""
 
@@ -265,9 +267,12 @@ class Body:
         make: Callable[[Body, SSAValue, list[SSAValue]], list[SSAValue]],
         start: Sequence[SSAValue] = (),
         name: str = "i",
-        unroll: bool = False,
+        unroll: bool | None = None,
     ) -> list[SSAValue]:
-        """A loop whose body `make` writes from the variable and what is carried; a single step is no loop."""
+        """A loop whose body `make` writes from the variable and what is carried; a single step is no loop.
+
+        unroll: whether every step is to be written out, or none; without, that is left to who compiles it.
+        """
         numbers = [_known(v) for v in (low, high, step)]
         if None not in numbers and numbers[0] == 0 and numbers[1] == numbers[2]:
             return make(self, self.number(0), list(start))
@@ -279,8 +284,8 @@ class Body:
         made = make(Body(inside, None, self.like, self.numbers), inside.args[0], list(inside.args[1:]))
         inside.add_op(scf.YieldOp(*made))
         self.put(loop := scf.ForOp(first, last, by, list(start), inside))
-        if unroll:
-            loop.attributes[UNROLL] = UnitAttr()
+        if unroll is not None:
+            loop.attributes[UNROLL if unroll else ROLLED] = UnitAttr()
         for result, argument in zip(loop.results, inside.args[1:], strict=True):
             result.name_hint = argument.name_hint
         return list(loop.results)

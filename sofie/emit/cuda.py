@@ -26,7 +26,7 @@ from sofie.emit.sources import source
 from sofie.emit.spelling import ATOM, Expression, comment, scalar_type, string, type_name
 from sofie.emit.variant import EntryPrinter, Variant
 from sofie.errors import SofieError
-from sofie.launches import ALIASED, MODULE, PARTIALS_BYTES, TOGETHER, UNROLL, WARP, is_shared, shared_arrays
+from sofie.launches import ALIASED, MODULE, PARTIALS_BYTES, ROLLED, TOGETHER, UNROLL, WARP, is_shared, shared_arrays
 from sofie.random_state import state_of
 from sofie.rewrite import blame, node_names
 from sofie.sizes import most
@@ -97,12 +97,12 @@ class DevicePrinter(KernelPrinter):
         super().block(block)
 
     def unrolls(self, loop: scf.ForOp) -> bool:
-        """Whether a loop is asked to be unrolled: also where its arrays are to be registers."""
-        return UNROLL in loop.attributes or super().unrolls(loop)
+        """Whether a loop is asked to be unrolled, or not to be, so that its arrays are registers."""
+        return UNROLL in loop.attributes or ROLLED in loop.attributes or super().unrolls(loop)
 
     def unroll(self, loop: scf.ForOp | scf.ParallelOp) -> None:
         """Asks for a loop to be unrolled."""
-        self.lines.append("#pragma unroll")
+        self.lines.append("#pragma unroll 1" if ROLLED in loop.attributes else "#pragma unroll")
 
 
 @dataclass

@@ -357,7 +357,7 @@ class Sharing:
             self._clone(inside, ops, step)
             return []
 
-        body.loop(0, turns, 1, turn, name="turn", unroll=unroll)
+        body.loop(0, turns, 1, turn, name="turn", unroll=unroll or None)
 
     def _reduce(self, body: Body, loop: scf.ForOp) -> None:
         """A reduction: each thread's part, and then what all parts come to."""
@@ -410,7 +410,7 @@ class Sharing:
 
         if loop is shared:
             turns, unroll = self._turns(_length(loop))
-            return body.loop(0, turns, 1, turn, start, "turn", unroll)
+            return body.loop(0, turns, 1, turn, start, "turn", unroll or None)
         bounds = [self.values[v] for v in (loop.lb, loop.ub, loop.step)]
         return body.loop(bounds[0], bounds[1], bounds[2], turn, start, variable.name_hint or "k")
 

@@ -289,7 +289,7 @@ class _Mapping:
             here.barrier()
             return []
 
-        body.loop(0, body.plus(steps, 1), 1, step, name="step")
+        body.loop(0, body.plus(steps, 1), 1, step, name="step", unroll=False)
         self._store(body, thread, left, right, sums)
         bounds = list(self.nest.upperBound)
 
@@ -300,7 +300,7 @@ class _Mapping:
             tiles = [here.filled(parts[1], tile.rows), here.filled(parts[2], tile.columns)]
             return here.product([parts[0], *tiles])
 
-        self.frame.launch(blocks, BLOCK, bounds, together=2 if tile.is_full else 1)
+        self.frame.launch(blocks, BLOCK, bounds, together=2)
 
     def _enter(self, loops: Sequence[int], values: Sequence[SSAValue]) -> None:
         variables = self.nest.body.block.args

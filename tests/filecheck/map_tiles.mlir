@@ -15,9 +15,10 @@
 // CHECK: memref.load %a[%other, %k,
 // CHECK: memref.store %{{.*}}, %a[%half,
 // CHECK: "gpu.barrier"
+// CHECK: sofie.rolled
 // CHECK: memref.load %sums[%{{.*}}, %{{.*}}]
 // CHECK: memref.store %{{.*}}, %y[
-// CHECK: gpu.known_block_size = array<i32: 256, 1, 1>
+// CHECK: nvvm.minctasm = 2 : i32
 // CHECK-DAG: %[[BLOCKS:.*]] = arith.constant 56 : index
 // CHECK-DAG: arith.constant 9216 : i32
 // CHECK: "gpu.launch_func"(%[[BLOCKS]],

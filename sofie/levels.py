@@ -88,7 +88,7 @@ LEVELS = {
         Level(
             "gpu",
             frozenset({"scf", "memref", "vector", "arith", "math", "gpu"}),
-            _FRAME | {"sofie.size"},
+            _FRAME | {"sofie.size", "sofie.narrow", "sofie.mma"},
             "run map-gpu first",
             _no_parallel,
         ),

@@ -12,7 +12,15 @@ from contextvars import ContextVar
 from typing import Any, Self
 
 import numpy as np
-from xdsl.dialects.builtin import DenseIntOrFPElementsAttr, IndexType, MemRefType, StringAttr, TensorType
+from xdsl.dialects.builtin import (
+    DenseIntOrFPElementsAttr,
+    Float32Type,
+    IndexType,
+    MemRefType,
+    StringAttr,
+    TensorType,
+    i32,
+)
 from xdsl.dialects.utils import AbstractYieldOperation
 from xdsl.ir import Attribute, Block, Data, Dialect, Operation, Region, SSAValue
 from xdsl.irdl import (
@@ -25,6 +33,7 @@ from xdsl.irdl import (
     region_def,
     result_def,
     traits_def,
+    var_operand_def,
     var_result_def,
 )
 from xdsl.parser import AttrParser, Parser
@@ -252,4 +261,53 @@ class TileOp(IRDLOperation):
         super().__init__(result_types=[result_type])
 
 
-Sofie = Dialect("sofie", [WeightOp, ExtentsOp, SizeOp, YieldOp, FusedOp, TileOp], [BlobAttr, SizesAttr, LayoutAttr])
+NARROW_TERMS = {"tf32": 1, "bf16": 2, "fp16": 2}
+"""The terms that tensor cores take in a word of 32 bits, by their precision."""
+
+
+@irdl_op_definition
+class NarrowOp(IRDLOperation):
+    """One float rounded to tf32, or two to bf16 or fp16, as the word that tensor cores take (level 4')."""
+
+    name = "sofie.narrow"
+    precision = prop_def(StringAttr)
+    terms = var_operand_def(Float32Type)
+    word = result_def(i32)
+    traits = traits_def(Pure())
+
+    def __init__(self, precision: str, terms: Sequence[SSAValue]) -> None:
+        super().__init__(operands=[terms], result_types=[i32], properties={"precision": StringAttr(precision)})
+
+    def verify_(self) -> None:
+        if NARROW_TERMS.get(self.precision.data) != len(self.terms):
+            raise VerifyException(f"sofie.narrow cannot make {self.precision.data} of {len(self.terms)} terms")
+
+
+@irdl_op_definition
+class MmaOp(IRDLOperation):
+    """`sums[row, column] += a[row] b[column]` by the tensor cores of a warp: PTX's mma.sync of 16 x 8 results, with 8
+    words of terms each (level 4').
+
+    sums: four results of a thread in a place, memref<..x..x4xf32>. a, b: a thread's words, memref<..x4xi32> and
+    memref<..x2xi32>. Which rows, columns and terms are whose is PTX's.
+    """
+
+    name = "sofie.mma"
+    precision = prop_def(StringAttr)
+    sums = operand_def(MemRefType)
+    a = operand_def(MemRefType)
+    b = operand_def(MemRefType)
+    row = operand_def(IndexType)
+    column = operand_def(IndexType)
+
+    def __init__(
+        self, precision: str, sums: SSAValue, a: SSAValue, b: SSAValue, row: SSAValue, column: SSAValue
+    ) -> None:
+        super().__init__(operands=[sums, a, b, row, column], properties={"precision": StringAttr(precision)})
+
+
+Sofie = Dialect(
+    "sofie",
+    [WeightOp, ExtentsOp, SizeOp, YieldOp, FusedOp, TileOp, NarrowOp, MmaOp],
+    [BlobAttr, SizesAttr, LayoutAttr],
+)

@@ -14,9 +14,10 @@ from functools import cached_property
 from typing import ClassVar
 
 from xdsl.dialects import arith, gpu, memref, scf
-from xdsl.dialects.builtin import IntegerAttr, MemRefType, ModuleOp
+from xdsl.dialects.builtin import IndexType, IntegerAttr, MemRefType, ModuleOp
 from xdsl.ir import Block, Operation, SSAValue
 
+from sofie.dialects.sofie import MmaOp, NarrowOp
 from sofie.dialects.types import shape_of_type
 from sofie.dialects.upstream import SubgroupReduceOp
 from sofie.emit.cpp import Program
@@ -63,6 +64,8 @@ class DevicePrinter(KernelPrinter):
             self._reduce(op)
         elif isinstance(op, memref.AllocaOp):
             self._array(op)
+        elif isinstance(op, MmaOp):
+            self._mma(op)
         elif not isinstance(op, gpu.ReturnOp):
             super().statement(op)
 
@@ -77,6 +80,20 @@ class DevicePrinter(KernelPrinter):
             call = f"detail::warp_reduce<{combine}>({self.text(op.operand)})"
         self.line(f"const {kind} {name} = {call};")
         self.spelled[op.result] = Expression(name, ATOM)
+
+    def _mma(self, op: MmaOp) -> None:
+        """A product of a warp by its tensor cores: places of register arrays."""
+        zero = arith.ConstantOp(IntegerAttr(0, IndexType())).result
+        places = [self.address(op.sums, [op.row, op.column, zero])]
+        places += [self.address(array, [at, zero]) for array, at in ((op.a, op.row), (op.b, op.column))]
+        self.line(f"detail::product_{op.precision.data}({', '.join(places)});")
+
+    def expression(self, op: Operation) -> Expression:
+        """The expression of a pure op or a load."""
+        if isinstance(op, NarrowOp):
+            terms = ", ".join(self.text(term) for term in op.terms)
+            return Expression(f"detail::narrow_{op.precision.data}({terms})", ATOM)
+        return super().expression(op)
 
     def _array(self, op: memref.AllocaOp) -> None:
         """An array of the block's memory, or of the thread's registers."""
@@ -238,6 +255,7 @@ class CudaProgram(Program):
         """Prelude, kernels and entry: all that runs. Raises SofieError on what no kernel can do yet."""
         kernels, texts = self.printed, "\n\n".join(self.kernels)
         parts = [source("device.cuh"), *([source("graphs.cuh")] if self.graphs else [])]
+        parts += [source("tensor_cores.cuh")] if "detail::product_" in texts else []
         parts += [f"namespace kernels {{\n\n{texts}\n\n}} // namespace kernels" if kernels else ""]
         parts += [_entry(self, {name: nodes for name, (_, nodes) in kernels.items()}), "#undef SOFIE_DEVICE"]
         return "\n\n".join(part for part in parts if part)

@@ -129,4 +129,33 @@ SOFIE_DEVICE unsigned pack_fp16(float low, float high)
 
 #endif
 
+// Floats as the words that tensor cores take.
+#define SOFIE_BITS(unsigned_word) bit_cast<std::int32_t>(unsigned_word)
+
+SOFIE_DEVICE std::int32_t narrow_fp16(float low, float high) { return SOFIE_BITS(pack_fp16(low, high)); }
+
+// d += a b on the registers of a thread: four results, four words of one factor and two of the other.
+#define SOFIE_PRODUCT(precision)                                                                            \
+   SOFIE_DEVICE void product_##precision(float *d, const std::int32_t *a, const std::int32_t *b)            \
+   {                                                                                                        \
+      float sums[4] = {d[0], d[1], d[2], d[3]};                                                             \
+      const unsigned x[4] = {bit_cast<unsigned>(a[0]), bit_cast<unsigned>(a[1]), bit_cast<unsigned>(a[2]),  \
+                             bit_cast<unsigned>(a[3])};                                                     \
+      const unsigned w[2] = {bit_cast<unsigned>(b[0]), bit_cast<unsigned>(b[1])};                           \
+      mma_##precision(sums, x, w);                                                                          \
+      for (int i = 0; i < 4; ++i)                                                                           \
+         d[i] = sums[i];                                                                                    \
+   }
+
+SOFIE_PRODUCT(fp16)
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+SOFIE_DEVICE std::int32_t narrow_tf32(float x) { return SOFIE_BITS(to_tf32(x)); }
+SOFIE_DEVICE std::int32_t narrow_bf16(float low, float high) { return SOFIE_BITS(pack_bf16(low, high)); }
+SOFIE_PRODUCT(tf32)
+SOFIE_PRODUCT(bf16)
+#endif
+
+#undef SOFIE_PRODUCT
+#undef SOFIE_BITS
+
 } // namespace detail

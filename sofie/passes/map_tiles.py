@@ -11,7 +11,8 @@ A factor is whatever the product multiplies: a matrix, the windows of a convolut
 loops that only one factor depends on are the rows of the result, those that only the other depends on its columns, and
 those of both a batch; the last loop of the nest is among the columns, so that threads write side by side. Rows, columns
 and terms beyond the end are zeros, or are not stored. While a step is multiplied, the next is on its way. The tile is
-the one that keeps most of the card at work, by the cost of `_Tile.cost`.
+the one that keeps most of the card at work, by the cost of `sofie.block_tiles.Tile`; `precision` says in which
+arithmetic it is multiplied: float32 by each thread, any other by tensor cores.
 """
 
 from __future__ import annotations
@@ -28,11 +29,11 @@ from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 from xdsl.passes import ModulePass
 
 from sofie import affine
+from sofie.block_tiles import PRECISIONS, Arithmetic, arithmetic
 from sofie.dialects.types import strides_of
+from sofie.errors import SofieError, printable
 from sofie.launches import BLOCK, Body, Frame, extents_of, is_pure, kernels_of, nest_of
 
-PROCESSORS = 132
-"""Those of an H100 or H200; a card with fewer is as well served by as many tiles."""
 LEAST_RESULTS = 32 * 1024
 """With fewer, tiles would leave most processors idle: a warp or a thread each is better."""
 LEAST_TERMS = 16
@@ -46,61 +47,19 @@ class MapTiles(ModulePass):
 
     name: ClassVar[str] = "map-tiles"
 
+    precision: str = "float32"
     least: int = LEAST_RESULTS
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
+        if self.precision not in PRECISIONS:
+            raise SofieError(
+                f"map-tiles: {printable(self.precision)!r} is no precision; choose {', '.join(PRECISIONS)}"
+            )
         for kernel in kernels_of(op):
             nest = nest_of(kernel)
             product = None if nest is None else _Product.of(nest)
             if nest is not None and product is not None and product.results >= self.least:
-                _Mapping(kernel, nest, product).map()
-
-
-@dataclass(frozen=True)
-class _Tile:
-    """Rows and columns of a block, and of a thread."""
-
-    rows: int
-    columns: int
-    thread_rows: int
-    thread_columns: int
-
-    @property
-    def is_full(self) -> bool:
-        """Whether a thread's results take so many registers that they have to be kept for two blocks a processor."""
-        return self.thread_rows * self.thread_columns >= 64
-
-    @property
-    def depth(self) -> int:
-        """Terms of a step: fewer where a thread has few registers left for what is on its way."""
-        return 8 if self.is_full else 16
-
-    def cost(self, batch: int, rows: int, columns: int) -> float:
-        """About how long a result of so many takes, in products of a thread: waves of blocks, each as long as its
-        multiply-adds, the loads of shared memory for them, and the loads of memory for those.
-        """
-        blocks = batch * -(-rows // self.rows) * -(-columns // self.columns)
-        waves = math.ceil(blocks / PROCESSORS) if blocks < 4 * PROCESSORS else blocks / PROCESSORS
-        shared = self.thread_rows + self.thread_columns
-        memory = (self.rows + self.columns) / BLOCK
-        return waves * (self.thread_rows * self.thread_columns + shared + 8 * memory)
-
-
-TILES = (
-    _Tile(128, 128, 8, 8),
-    _Tile(128, 64, 8, 4),
-    _Tile(64, 128, 4, 8),
-    _Tile(64, 64, 4, 4),
-    _Tile(32, 128, 4, 4),
-    _Tile(128, 32, 4, 4),
-    _Tile(64, 32, 4, 2),
-    _Tile(32, 64, 2, 4),
-    _Tile(32, 32, 2, 2),
-    _Tile(16, 128, 2, 4),
-    _Tile(128, 16, 4, 2),
-    _Tile(16, 64, 1, 4),
-    _Tile(64, 16, 4, 1),
-)
+                _Mapping(kernel, nest, product, product.arithmetic(self.precision)).map()
 
 
 @dataclass(frozen=True)
@@ -159,11 +118,9 @@ class _Product:
         terms = math.prod(affine.constant(loop.ub) or UNKNOWN for loop in self.loops)
         return 0 if terms < LEAST_TERMS else self.size((*self.batch, *self.rows, *self.columns))
 
-    @property
-    def tile(self) -> _Tile:
-        """The best of all for this size."""
-        sizes = [self.size(loops) for loops in (self.batch, self.rows, self.columns)]
-        return min(TILES, key=lambda tile: tile.cost(sizes[0], sizes[1], sizes[2]))
+    def arithmetic(self, precision: str) -> Arithmetic:
+        """The best tile for this size."""
+        return arithmetic(precision, *(self.size(loops) for loops in (self.batch, self.rows, self.columns)))
 
 
 def _sum(outer: scf.ForOp) -> list[scf.ForOp]:
@@ -246,13 +203,13 @@ class _Mapping:
     kernel: func.FuncOp
     nest: scf.ParallelOp
     product: _Product
-    tile: _Tile = field(init=False)
+    arithmetic: Arithmetic
     frame: Frame = field(init=False)
 
     def map(self) -> None:
         """Replaces the kernel."""
-        self.tile, self.frame = self.product.tile, Frame(self.kernel)
-        body, tile, product = self.frame.body, self.tile, self.product
+        self.frame = Frame(self.kernel)
+        body, tile, product = self.frame.body, self.arithmetic.tile, self.product
         extents = self.frame.extents(self.nest)
         batch, rows, columns = ([extents[d] for d in loops] for loops in (product.batch, product.rows, product.columns))
         height, width = body.product(rows), body.product(columns)
@@ -265,24 +222,22 @@ class _Mapping:
         self._enter(product.batch, at_batch)
         left = _Factor(self, product.left, tile.rows, first, product.rows, rows, height, "a")
         right = _Factor(self, product.right, tile.columns, start, product.columns, columns, width, "b")
-        sums = body.room([tile.thread_rows, tile.thread_columns], f32, "sums")
-        zero = body.add(arith.ConstantOp(FloatAttr(0.0, f32)))
-        self._each(body, lambda here, i, j: here.store(zero, sums, i, j))
+        sums = self.arithmetic.start(body)
         terms = [self.frame.values[loop.ub] for loop in product.loops]
-        depth = body.product(terms)
-        steps = body.filled(depth, tile.depth)
+        whole, depth = body.product(terms), self.arithmetic.depth * self.arithmetic.terms
+        steps = body.filled(whole, depth)
         left.prepare(body)
         right.prepare(body)
 
         def step(here: Body, number: SSAValue, _: list[SSAValue]) -> list[SSAValue]:
-            more, term = here.less(number, steps), here.times(number, tile.depth)
+            more, term = here.less(number, steps), here.times(number, depth)
             this, other = here.modulo(number, 2), here.modulo(here.plus(number, 1), 2)
             this.name_hint, other.name_hint = "half", "other"
             fetching = here.when(more)
             for factor in (left, right):
-                factor.fetch(fetching, thread, term, terms, depth)
+                factor.fetch(fetching, thread, term, terms, whole)
             multiplying = here.when(here.add(arith.CmpiOp(number, here.number(0), "sgt")))
-            self._multiply(multiplying, other, thread, left, right, sums)
+            self.arithmetic.multiply(multiplying, thread, other, left.shared, right.shared, sums)
             keeping = here.when(more)
             for factor in (left, right):
                 factor.keep(keeping, thread, this)
@@ -294,13 +249,12 @@ class _Mapping:
         bounds = list(self.nest.upperBound)
 
         def blocks(here: Body, given: list[SSAValue]) -> SSAValue:
-            parts = [
-                here.product([given[d] for d in loops]) for loops in (product.batch, product.rows, product.columns)
-            ]
+            groups = (product.batch, product.rows, product.columns)
+            parts = [here.product([given[d] for d in loops]) for loops in groups]
             tiles = [here.filled(parts[1], tile.rows), here.filled(parts[2], tile.columns)]
             return here.product([parts[0], *tiles])
 
-        self.frame.launch(blocks, BLOCK, bounds, together=2)
+        self.frame.launch(blocks, BLOCK, bounds, self.arithmetic.together)
 
     def _enter(self, loops: Sequence[int], values: Sequence[SSAValue]) -> None:
         variables = self.nest.body.block.args
@@ -308,70 +262,16 @@ class _Mapping:
             value.name_hint = value.name_hint or variables[d].name_hint
             self.frame.values[variables[d]] = value
 
-    def _each(self, body: Body, make: object) -> None:
-        """For each result of a thread."""
-        assert callable(make)
-
-        def row(here: Body, i: SSAValue, _: list[SSAValue]) -> list[SSAValue]:
-            def column(there: Body, j: SSAValue, _: list[SSAValue]) -> list[SSAValue]:
-                make(there, i, j)
-                return []
-
-            return here.loop(0, self.tile.thread_columns, 1, column, name="j", unroll=True)
-
-        body.loop(0, self.tile.thread_rows, 1, row, name="i", unroll=True)
-
-    def _place(self, body: Body, thread: SSAValue, row: bool, k: SSAValue) -> SSAValue:
-        """Which row or column of the tile the k-th of a thread is: four by four, threads side by side."""
-        tile = self.tile
-        across = tile.columns // tile.thread_columns
-        own = body.over(thread, across) if row else body.modulo(thread, across)
-        count, size = (tile.thread_rows, tile.rows) if row else (tile.thread_columns, tile.columns)
-        if count <= 4:
-            return body.plus(body.times(own, count), k)
-        group = body.times(body.over(k, 4), size // (count // 4))
-        return body.plus(body.plus(group, body.times(own, 4)), body.modulo(k, 4))
-
-    def _multiply(
-        self, body: Body, half: SSAValue, thread: SSAValue, left: _Factor, right: _Factor, sums: SSAValue
-    ) -> None:
-        """Adds the products of a step: for each term, a column of one factor times a row of the other."""
-        tile = self.tile
-
-        def term(here: Body, k: SSAValue, _: list[SSAValue]) -> list[SSAValue]:
-            parts = []
-            for factor, count, row in ((left, tile.thread_rows, True), (right, tile.thread_columns, False)):
-                part = here.room([count], f32, "x" if row else "w")
-                parts.append(part)
-
-                def load(there: Body, n: SSAValue, _: list[SSAValue]) -> list[SSAValue]:
-                    value = there.load(factor.shared, half, k, self._place(there, thread, row, n))  # noqa: B023
-                    there.store(value, part, n)  # noqa: B023
-                    return []
-
-                here.loop(0, count, 1, load, name="n", unroll=True)
-
-            def add(there: Body, i: SSAValue, j: SSAValue) -> None:
-                product = there.add(arith.MulfOp(there.load(parts[0], i), there.load(parts[1], j)))
-                there.store(there.add(arith.AddfOp(there.load(sums, i, j), product)), sums, i, j)
-
-            self._each(here, add)
-            return []
-
-        body.loop(0, tile.depth, 1, term, name="k")
-
     def _store(self, body: Body, thread: SSAValue, left: _Factor, right: _Factor, sums: SSAValue) -> None:
         """What the nest does with each sum."""
         (loop,) = [op for op in self.nest.body.block.ops if isinstance(op, scf.ForOp)]
         rest = [op for op in self.nest.body.block.ops if op is not loop and not isinstance(op, scf.ReduceOp)]
 
-        def one(here: Body, i: SSAValue, j: SSAValue) -> None:
-            row = here.plus(left.first, self._place(here, thread, True, i), "row")
-            column = here.plus(right.first, self._place(here, thread, False, j), "column")
+        def one(here: Body, down: SSAValue, across: SSAValue, total: SSAValue) -> None:
+            row, column = here.plus(left.first, down, "row"), here.plus(right.first, across, "column")
             inside = here.when(here.both(left.within(here, row), right.within(here, column)))
             self._enter(self.product.rows, inside.apart(row, left.extents))
             self._enter(self.product.columns, inside.apart(column, right.extents))
-            total = inside.load(sums, i, j)
             values = dict(self.frame.values)
             for op in rest:
                 if loop.results[0] in op.operands and loop.results[0] not in values:
@@ -380,7 +280,7 @@ class _Mapping:
                     values[loop.results[0]] = total if known else inside.add(arith.AddfOp(values[start], total))
                 inside.clone([op], values)
 
-        self._each(body, one)
+        self.arithmetic.each(body, thread, sums, one)
 
 
 @dataclass
@@ -403,14 +303,14 @@ class _Factor:
     next: SSAValue = field(init=False)
 
     @property
-    def depth(self) -> int:
-        """Terms of a step."""
-        return self.mapping.tile.depth
+    def arithmetic(self) -> Arithmetic:
+        """That of the product."""
+        return self.mapping.arithmetic
 
     @property
     def count(self) -> int:
-        """Elements that a thread brings for a step."""
-        return self.size * self.depth // BLOCK
+        """Words that a thread brings for a step."""
+        return self.size * self.arithmetic.depth // BLOCK
 
     def within(self, body: Body, row: SSAValue) -> SSAValue | None:
         """Whether there is such a row; None where all tiles are full."""
@@ -419,14 +319,15 @@ class _Factor:
 
     def prepare(self, body: Body) -> None:
         """The memory of the block, twice, and registers for what is on its way; rows are padded against conflicts."""
-        self.shared = body.room([2, self.depth, self.size + 4], f32, self.name, shared=True)
-        self.next = body.room([self.count], f32, f"next_{self.name}")
+        how = self.arithmetic
+        self.shared = body.room([2, how.depth, self.size + how.padding], how.word, self.name, shared=True)
+        self.next = body.room([self.count, how.terms], f32, f"next_{self.name}")
 
     def _element(self, body: Body, thread: SSAValue, n: SSAValue) -> tuple[SSAValue, SSAValue]:
-        """Row and term of the n-th element that a thread brings: threads read side by side."""
+        """Row and word of the n-th element that a thread brings: threads read side by side."""
         place = body.plus(body.times(n, BLOCK), thread)
         if self._terms_are_near:
-            return body.over(place, self.depth), body.modulo(place, self.depth)
+            return body.over(place, self.arithmetic.depth), body.modulo(place, self.arithmetic.depth)
         return body.modulo(place, self.size), body.over(place, self.size)
 
     @property
@@ -444,26 +345,29 @@ class _Factor:
         """Loads this thread's elements of the step that starts at a term."""
         ops = _made_by(self.value, self.mapping.nest)
         zero = body.add(arith.ConstantOp(FloatAttr(0.0, f32)))
-        full = (known := affine.constant(depth)) is not None and known % self.depth == 0
+        each = self.arithmetic.terms
+        known = affine.constant(depth)
+        full = known is not None and known % (self.arithmetic.depth * each) == 0
 
         def element(here: Body, n: SSAValue, _: list[SSAValue]) -> list[SSAValue]:
-            row, term = self._element(here, thread, n)
-            row, term = here.plus(self.first, row, "row"), here.plus(start, term, "term")
-            inside = here.both(self.within(here, row), None if full else here.less(term, depth))
-
-            def value(there: Body) -> list[SSAValue]:
-                values = dict(self.mapping.frame.values)
-                variables = self.mapping.nest.body.block.args
-                places = there.apart(row, self.extents)
-                values.update({variables[d]: place for d, place in zip(self.loops, places, strict=True)})
-                for loop, place in zip(self.mapping.product.loops, there.apart(term, terms), strict=True):
-                    values[loop.body.block.args[0]] = place
-                there.clone(ops, values)
-                return [values[self.value]]
-
-            (found,) = here.choose(inside, value, [zero])
-            here.store(found, self.next, n)
+            row, word = self._element(here, thread, n)
+            row, near = here.plus(self.first, row, "row"), here.plus(start, here.times(word, each), "term")
+            for k in range(each):
+                term = here.plus(near, k)
+                inside = here.both(self.within(here, row), None if full else here.less(term, depth))
+                (found,) = here.choose(inside, lambda there: [value(there, row, term)], [zero])  # noqa: B023
+                here.store(found, self.next, n, here.number(k))
             return []
+
+        def value(there: Body, row: SSAValue, term: SSAValue) -> SSAValue:
+            values = dict(self.mapping.frame.values)
+            variables = self.mapping.nest.body.block.args
+            places = there.apart(row, self.extents)
+            values.update({variables[d]: place for d, place in zip(self.loops, places, strict=True)})
+            for loop, place in zip(self.mapping.product.loops, there.apart(term, terms), strict=True):
+                values[loop.body.block.args[0]] = place
+            there.clone(ops, values)
+            return values[self.value]
 
         body.loop(0, self.count, 1, element, name="n", unroll=True)
 
@@ -471,8 +375,9 @@ class _Factor:
         """Puts them into the block's memory, term by term."""
 
         def element(here: Body, n: SSAValue, _: list[SSAValue]) -> list[SSAValue]:
-            row, term = self._element(here, thread, n)
-            here.store(here.load(self.next, n), self.shared, half, term, row)
+            row, word = self._element(here, thread, n)
+            values = [here.load(self.next, n, here.number(k)) for k in range(self.arithmetic.terms)]
+            here.store(self.arithmetic.pack(here, values), self.shared, half, word, row)
             return []
 
         body.loop(0, self.count, 1, element, name="n", unroll=True)

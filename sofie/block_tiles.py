@@ -79,6 +79,11 @@ class Arithmetic(ABC):
     """Blocks that a processor shall have registers for."""
 
     @property
+    def is_exact(self) -> bool:
+        """Whether long sums are worth being made of partial ones: where factors are not rounded more than sums are."""
+        return True
+
+    @property
     def depth(self) -> int:
         """Words of a step."""
         return 16
@@ -97,9 +102,37 @@ class Arithmetic(ABC):
         """The word of some terms."""
         return values[0]
 
+    @property
     @abstractmethod
-    def start(self, body: Body) -> SSAValue:
-        """The sums of a thread, all zero."""
+    def shape(self) -> tuple[int, ...]:
+        """That of the sums of a thread."""
+
+    def start(self, body: Body, name: str) -> SSAValue:
+        """Sums of a thread, all zero."""
+        sums = body.room(self.shape, f32, name)
+        zero = body.add(arith.ConstantOp(FloatAttr(0.0, f32)))
+        self._every(body, lambda here, *place: here.store(zero, sums, *place))
+        return sums
+
+    def gather(self, body: Body, sums: SSAValue, totals: SSAValue) -> None:
+        """Adds sums to totals, and starts them afresh."""
+        zero = body.add(arith.ConstantOp(FloatAttr(0.0, f32)))
+
+        def add(here: Body, *place: SSAValue) -> None:
+            total = here.add(arith.AddfOp(here.load(totals, *place), here.load(sums, *place)))
+            here.store(total, totals, *place)
+            here.store(zero, sums, *place)
+
+        self._every(body, add)
+
+    def _every(self, body: Body, make: Callable[..., None]) -> None:
+        """For each place of an array of sums."""
+
+        def place(here: Body, i: SSAValue, j: SSAValue) -> None:
+            for rest in [()] if len(self.shape) == 2 else [(here.number(k),) for k in range(self.shape[2])]:
+                make(here, i, j, *rest)
+
+        nested(body, self.shape[0], self.shape[1], place)
 
     @abstractmethod
     def multiply(
@@ -136,12 +169,10 @@ class Scalar(Arithmetic):
         """Fewer where a thread has few registers left for what is on its way."""
         return 8 if self.tile.thread_rows * self.tile.thread_columns >= 64 else 16
 
-    def start(self, body: Body) -> SSAValue:
-        """A thread's matrix."""
-        sums = body.room([self.tile.thread_rows, self.tile.thread_columns], f32, "sums")
-        zero = body.add(arith.ConstantOp(FloatAttr(0.0, f32)))
-        nested(body, self.tile.thread_rows, self.tile.thread_columns, lambda here, i, j: here.store(zero, sums, i, j))
-        return sums
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """A matrix."""
+        return self.tile.thread_rows, self.tile.thread_columns
 
     def multiply(
         self, body: Body, thread: SSAValue, half: SSAValue, left: SSAValue, right: SSAValue, sums: SSAValue
@@ -204,6 +235,11 @@ class TensorCores(Arithmetic):
     together: ClassVar[int] = 1
 
     @property
+    def is_exact(self) -> bool:
+        """Of three products."""
+        return self._thrice
+
+    @property
     def terms(self) -> int:
         """Two of 16 bits fill a word."""
         return NARROW_TERMS[self._narrow]
@@ -235,17 +271,10 @@ class TensorCores(Arithmetic):
         """Rounded to the precision."""
         return values[0] if self._thrice else body.add(NarrowOp(self._narrow, values))
 
-    def start(self, body: Body) -> SSAValue:
+    @property
+    def shape(self) -> tuple[int, ...]:
         """Four results of each product."""
-        sums = body.room([self._rows, self._columns, 4], f32, "sums")
-        zero = body.add(arith.ConstantOp(FloatAttr(0.0, f32)))
-
-        def clear(here: Body, i: SSAValue, j: SSAValue) -> None:
-            for k in range(4):
-                here.store(zero, sums, i, j, here.number(k))
-
-        nested(body, self._rows, self._columns, clear)
-        return sums
+        return self._rows, self._columns, 4
 
     def _corner(self, body: Body, thread: SSAValue) -> tuple[SSAValue, SSAValue, SSAValue, SSAValue]:
         """First row and column of this warp; the group of four lanes that this thread is in, and its place there."""

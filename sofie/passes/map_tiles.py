@@ -66,12 +66,13 @@ class MapTiles(ModulePass):
 class _Product:
     """A nest read as a sum of products.
 
-    loops: those of the sum, from the outermost. left, right: the factors. batch, rows, columns: which loops of the nest
-    are which.
+    loops: those of the sum, from the outermost. parts: how many of them are around sums that start afresh, and are
+    added. left, right: the factors. batch, rows, columns: which loops of the nest are which.
     """
 
     nest: scf.ParallelOp
     loops: Sequence[scf.ForOp]
+    parts: int
     left: SSAValue
     right: SSAValue
     batch: Sequence[int]
@@ -84,7 +85,7 @@ class _Product:
         outer = [op for op in nest.body.block.ops if op.regions and not isinstance(op, scf.ReduceOp)]
         if len(outer) != 1 or not isinstance(outer[0], scf.ForOp):
             return None
-        loops = _sum(outer[0])
+        loops, parts = _sum(outer[0])
         if not loops or any(isinstance(op, memref.AllocaOp) for op in nest.body.block.ops):
             return None
         product = _added(loops[-1])
@@ -101,11 +102,8 @@ class _Product:
         every = range(last + 1)
         if last not in second or last in first or not first | second >= set(every):
             return None
-        groups = (
-            [d for d in every if d in first and d in second],
-            *(sorted(s - t) for s, t in ((first, second), (second, first))),
-        )
-        return _Product(nest, loops, left, right, *groups) if groups[1] else None
+        rows, columns = sorted(first - second), sorted(second - first)
+        return _Product(nest, loops, parts, left, right, sorted(first & second), rows, columns) if rows else None
 
     def size(self, loops: Iterable[int]) -> int:
         """About how many iterations some loops of the nest have."""
@@ -123,27 +121,31 @@ class _Product:
         return arithmetic(precision, *(self.size(loops) for loops in (self.batch, self.rows, self.columns)))
 
 
-def _sum(outer: scf.ForOp) -> list[scf.ForOp]:
-    """The loops of a sum of floats, each in the one before; none where it is anything else."""
-    loops = [outer]
+def _sum(outer: scf.ForOp) -> tuple[list[scf.ForOp], int]:
+    """The loops of a sum of floats, each in the one before, and how many are around sums that start afresh; no loops
+    where it is anything else.
+    """
+    loops, parts = [outer], 0
     while True:
         loop = loops[-1]
         last = loop.body.block.last_op
         assert isinstance(last, scf.YieldOp)
         simple = len(loop.iter_args) == 1 and affine.constant(loop.lb) == 0 and affine.constant(loop.step) == 1
         if not simple or loop.results[0].type != f32 or not isinstance(loop.ub.owner, arith.ConstantOp | Block):
-            return []
+            return [], 0
         inner = [op for op in loop.body.block.ops if op.regions]
         if not inner:
-            return loops
+            return loops, parts
         (next_loop,) = inner if len(inner) == 1 else (None,)
         carried, value = loop.body.block.args[1], last.arguments[0]
         if not isinstance(next_loop, scf.ForOp) or len(next_loop.iter_args) != 1 or len(list(carried.uses)) != 1:
-            return []
+            return [], 0
         goes_on = next_loop.iter_args[0] is carried and value is next_loop.results[0]
         adds = isinstance(value.owner, arith.AddfOp) and set(value.owner.operands) == {carried, next_loop.results[0]}
-        if not goes_on and not (adds and _is_zero(next_loop.iter_args[0])):
-            return []
+        if adds and _is_zero(next_loop.iter_args[0]):
+            parts = parts or len(loops)
+        elif not goes_on:
+            return [], 0
         loops.append(next_loop)
 
 
@@ -222,12 +224,42 @@ class _Mapping:
         self._enter(product.batch, at_batch)
         left = _Factor(self, product.left, tile.rows, first, product.rows, rows, height, "a")
         right = _Factor(self, product.right, tile.columns, start, product.columns, columns, width, "b")
-        sums = self.arithmetic.start(body)
-        terms = [self.frame.values[loop.ub] for loop in product.loops]
-        whole, depth = body.product(terms), self.arithmetic.depth * self.arithmetic.terms
-        steps = body.filled(whole, depth)
         left.prepare(body)
         right.prepare(body)
+        sums = totals = self.arithmetic.start(body, "sums")
+        if not product.parts:
+            self._sum(body, thread, left, right, sums)
+        else:
+            gathers = self.arithmetic.is_exact
+            totals = self.arithmetic.start(body, "totals") if gathers else sums
+            around = product.loops[: product.parts]
+            trips = [self.frame.values[loop.ub] for loop in around]
+
+            def part(here: Body, number: SSAValue, _: list[SSAValue]) -> list[SSAValue]:
+                for loop, place in zip(around, here.apart(number, trips), strict=True):
+                    self.frame.values[loop.body.block.args[0]] = place
+                self._sum(here, thread, left, right, sums)
+                if gathers:
+                    self.arithmetic.gather(here, sums, totals)
+                return []
+
+            body.loop(0, body.product(trips), 1, part, name="part", unroll=False)
+        self._store(body, thread, left, right, totals)
+        bounds = list(self.nest.upperBound)
+
+        def blocks(here: Body, given: list[SSAValue]) -> SSAValue:
+            groups = (product.batch, product.rows, product.columns)
+            parts = [here.product([given[d] for d in loops]) for loops in groups]
+            tiles = [here.filled(parts[1], tile.rows), here.filled(parts[2], tile.columns)]
+            return here.product([parts[0], *tiles])
+
+        self.frame.launch(blocks, BLOCK, bounds, 1 if totals is not sums else self.arithmetic.together)
+
+    def _sum(self, body: Body, thread: SSAValue, left: _Factor, right: _Factor, sums: SSAValue) -> None:
+        """Adds up the products of all terms, or of a part of them."""
+        terms = [self.frame.values[loop.ub] for loop in self.product.loops[self.product.parts :]]
+        whole, depth = body.product(terms), self.arithmetic.depth * self.arithmetic.terms
+        steps = body.filled(whole, depth)
 
         def step(here: Body, number: SSAValue, _: list[SSAValue]) -> list[SSAValue]:
             more, term = here.less(number, steps), here.times(number, depth)
@@ -245,16 +277,6 @@ class _Mapping:
             return []
 
         body.loop(0, body.plus(steps, 1), 1, step, name="step", unroll=False)
-        self._store(body, thread, left, right, sums)
-        bounds = list(self.nest.upperBound)
-
-        def blocks(here: Body, given: list[SSAValue]) -> SSAValue:
-            groups = (product.batch, product.rows, product.columns)
-            parts = [here.product([given[d] for d in loops]) for loops in groups]
-            tiles = [here.filled(parts[1], tile.rows), here.filled(parts[2], tile.columns)]
-            return here.product([parts[0], *tiles])
-
-        self.frame.launch(blocks, BLOCK, bounds, self.arithmetic.together)
 
     def _enter(self, loops: Sequence[int], values: Sequence[SSAValue]) -> None:
         variables = self.nest.body.block.args
@@ -364,7 +386,8 @@ class _Factor:
             variables = self.mapping.nest.body.block.args
             places = there.apart(row, self.extents)
             values.update({variables[d]: place for d, place in zip(self.loops, places, strict=True)})
-            for loop, place in zip(self.mapping.product.loops, there.apart(term, terms), strict=True):
+            inner = self.mapping.product.loops[self.mapping.product.parts :]
+            for loop, place in zip(inner, there.apart(term, terms), strict=True):
                 values[loop.body.block.args[0]] = place
             there.clone(ops, values)
             return values[self.value]

@@ -23,7 +23,7 @@ PROCESSORS = 132
 """Those of an H100 or H200; a card with fewer is as well served by as many tiles."""
 PRECISIONS = ("float32", "tf32x3", "tf32", "bf16", "fp16")
 """What products can be computed in; sums are float32 in all of them. tf32x3 is three products in tf32, for float32's
-accuracy.
+accuracy; infinite numbers come out of it as NaN.
 """
 
 Make = Callable[[Body, SSAValue, SSAValue, SSAValue], None]
@@ -336,12 +336,10 @@ class TensorCores(Arithmetic):
 
     @staticmethod
     def _two(body: Body, value: SSAValue) -> list[SSAValue]:
-        """A float as a number in tf32 and what that leaves, in tf32; nothing of what has no end."""
+        """A float as a number in tf32 and what that leaves, in tf32; of what is infinite that is NaN."""
         word = body.add(NarrowOp("tf32", [value]))
         rest = body.add(arith.SubfOp(value, body.add(arith.BitcastOp(word, f32))))
-        is_number = body.add(arith.CmpfOp(rest, rest, "oeq"))
-        zero = body.add(arith.ConstantOp(FloatAttr(0.0, f32)))
-        return [word, body.add(NarrowOp("tf32", [body.add(arith.SelectOp(is_number, rest, zero))]))]
+        return [word, body.add(NarrowOp("tf32", [rest]))]
 
     def each(self, body: Body, thread: SSAValue, sums: SSAValue, make: Make) -> None:
         """The four results of each product: two neighbours, and the two eight rows below."""

@@ -1,0 +1,163 @@
+"""How kernels are laid over threads: tiles with and without edges, in every precision; rows; small kernels as one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+from onnx.reference import ReferenceEvaluator
+
+import sofie
+from sofie import pipeline
+from sofie.compiler import Model, Options, compile_model, lower
+from sofie.emit.cuda import CudaProgram
+from tests import models
+from tests.cuda_host.emulation import emulated
+
+pytestmark = pytest.mark.usefixtures("needs_compiler")
+
+ERRORS = {"float32": 1e-6, "tf32x3": 2e-6, "tf32": 1e-3, "bf16": 8e-3, "fp16": 1e-3}
+"""What a product may be off by, over its largest element."""
+
+
+def product(rows: Sequence[int | str], terms: int, columns: int, batch: Sequence[int] = ()) -> onnx.ModelProto:
+    """y = relu(x w + b)"""
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["p"]),
+        helper.make_node("Add", ["p", "b"], ["s"]),
+        helper.make_node("Relu", ["s"], ["y"]),
+    ]
+    shapes = {"x": [*batch, *rows, terms], "w": [*batch, terms, columns], "b": [columns]}
+    return models.build(nodes, shapes, {"y": [*batch, *rows, columns]}, {})
+
+
+def drawn(model: onnx.ModelProto, sizes: Mapping[str, int] | None = None) -> dict[str, np.ndarray]:
+    """Normal numbers for every input."""
+    rng, found = np.random.default_rng(7), {}
+    for value in model.graph.input:
+        shape = [d.dim_value or (sizes or {})[d.dim_param] for d in value.type.tensor_type.shape.dim]
+        found[value.name] = rng.standard_normal(shape).astype(np.float32)
+    return found
+
+
+def truth(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The output in double precision."""
+    wide = onnx.ModelProto.FromString(model.SerializeToString())
+    for value in (*wide.graph.input, *wide.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+    return ReferenceEvaluator(wide).run(None, {name: array.astype(np.float64) for name, array in feeds.items()})[0]
+
+
+def error(model: onnx.ModelProto, options: Options, sizes: Mapping[str, int] | None = None) -> float:
+    """The largest difference from the truth over the largest element."""
+    feeds = drawn(model, sizes)
+    with emulated():
+        (got,) = compile_model(model, options).run(feeds).values()
+    want = truth(model, feeds)
+    assert got.shape == want.shape
+    return float(np.abs(got - want).max() / np.abs(want).max())
+
+
+def text(model: onnx.ModelProto, options: Options) -> str:
+    """The kernels."""
+    program = lower(model, "m", options)
+    assert isinstance(program, CudaProgram)
+    return "\n".join(program.kernels)
+
+
+def tiled(precision: str) -> Options:
+    """Every product by tiles, however small."""
+    return Options(target="cuda", passes=f"{pipeline.GPU}{{precision={precision} least=1 cycles=0}}")
+
+
+@pytest.mark.parametrize("precision", ERRORS)
+@pytest.mark.parametrize("shape", [(128, 64, 128), (77, 45, 130), (33, 16, 300), (64, 1100, 40)])
+def test_a_product_by_tiles(precision: str, shape: tuple[int, int, int]) -> None:
+    """A row, a column or a term beyond the end; a lane that has another's result; a half that is written while read."""
+    model = product([shape[0]], shape[1], shape[2])
+    assert "__syncthreads" in text(model, tiled(precision))
+    assert error(model, tiled(precision)) < ERRORS[precision]
+
+
+@pytest.mark.parametrize("precision", ["float32", "tf32"])
+def test_batches_and_run_time_sizes(precision: str) -> None:
+    """A tile of another batch; a number of blocks that is not that of the rows of this run."""
+    assert error(product([40], 20, 50, [3]), tiled(precision)) < ERRORS[precision]
+    options = Options({"n": (1, 300)}, target="cuda", passes=tiled(precision).passes)
+    assert error(product(["n"], 24, 40), options, {"n": 70}) < ERRORS[precision]
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_convolutions_by_tiles(rank: int) -> None:
+    """Windows that are read at another place; strides, dilations and groups that are taken for each other."""
+    shapes = {"x": [2, 16, *[9] * rank], "w": [6, 8, *[3] * rank], "b": [6]}
+    steps = {"strides": [2] * rank, "dilations": [2] * rank, "pads": [1] * 2 * rank}
+    node = helper.make_node("Conv", ["x", "w", "b"], ["y"], group=2, **steps)
+    out = [(9 + 2 - 5) // 2 + 1] * rank
+    model = models.build([node], shapes, {"y": [2, 6, *out]}, {})
+    assert "SOFIE_SHARED(float, a," in text(model, tiled("float32"))
+    assert error(model, tiled("float32")) < ERRORS["float32"]
+
+
+def test_what_is_infinite_spoils_its_own_row_alone() -> None:
+    """A lane that reads another row's words; an infinite number that is lost."""
+    model = product([40], 32, 40)
+    feeds = {name: np.abs(array) for name, array in drawn(model).items()}
+    feeds["x"][3, 5] = np.inf
+    with emulated():
+        got = compile_model(model, tiled("tf32x3")).run(feeds)["y"]
+    assert not np.isfinite(got[3]).any()
+    assert np.isfinite(np.delete(got, 3, axis=0)).all()
+
+
+def softmax(shape: Sequence[int], axis: int) -> onnx.ModelProto:
+    """A softmax alone."""
+    return models.build([helper.make_node("Softmax", ["x"], ["y"], axis=axis)], {"x": shape}, {"y": shape}, {})
+
+
+@pytest.mark.parametrize(("shape", "width"), [((5, 77), "warp"), ((3, 1024), "warp"), ((2, 3000), "block")])
+def test_rows_are_shared(shape: tuple[int, int], width: str) -> None:
+    """A row whose last turn is not full; lanes that do not wait for each other."""
+    options = Options(target="cuda", passes=f"{pipeline.GPU}{{cycles=0}}")
+    assert f"detail::{width}_reduce" in text(softmax(shape, 1), options)
+    assert error(softmax(shape, 1), options) < 1e-6
+
+
+def test_rows_whose_elements_lie_apart_are_threads() -> None:
+    """A warp that reads a column where 4096 threads would read rows."""
+    assert "warp_reduce" not in text(softmax((64, 5000), 0), Options(target="cuda"))
+
+
+def launches(model: Model) -> int:
+    """How many kernels a call launches."""
+    return len(model.program.calls)
+
+
+def test_small_kernels_are_one() -> None:
+    """A launch each for what a barrier would do, or one barrier too few."""
+    model = models.mlp()
+    feeds = models.feeds(model)
+    want = ReferenceEvaluator(model).run(None, feeds)
+    for without, several in (((), False), (("merge-launches",), True)):
+        with emulated():
+            made = compile_model(model, Options(target="cuda", without=without))
+            got = made.run(feeds)
+        assert (launches(made) > 1) == several
+        for array, expected in zip(got.values(), want, strict=True):
+            np.testing.assert_allclose(array, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("left_out", [("map-tiles",), ("map-rows",), ("merge-launches", "map-rows", "map-tiles")])
+def test_every_schedule_may_be_left_out(left_out: tuple[str, ...]) -> None:
+    """A pass that others rely on."""
+    model = product([200], 40, 200)
+    assert error(model, Options(target="cuda", without=left_out)) < ERRORS["float32"]
+
+
+def test_an_unknown_precision_is_named() -> None:
+    """A word that is taken for float32."""
+    with pytest.raises(sofie.SofieError, match="'fp8' is no precision; choose float32, tf32x3"):
+        lower(product([40], 32, 40), "m", tiled("fp8"))

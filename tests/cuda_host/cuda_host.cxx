@@ -5,13 +5,13 @@
 #include "cuda_host.hxx"
 
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <new>
 #include <stdexcept>
-#include <string>
 #include <utility>
 #include <vector>
 
@@ -210,10 +210,9 @@ void *garbage(std::size_t alignment, std::size_t bytes)
    return memory;
 }
 
-std::string text(const uint3 &at)
-{
-   return "(" + std::to_string(at.x) + "," + std::to_string(at.y) + "," + std::to_string(at.z) + ")";
-}
+struct KernelFault : std::runtime_error { // of this file, that MemorySanitizer sees it being made
+   using std::runtime_error::runtime_error;
+};
 
 // Runs the launches of one thread of the host.
 struct Scheduler {
@@ -230,7 +229,7 @@ struct Scheduler {
    std::size_t threads = 0, done = 0;
    const Launch *launch = nullptr;
    std::uint32_t seed = 0, random = 1;
-   std::string failure;
+   char failure[1000] = ""; // what is wrong with the launch; no std::string, which MemorySanitizer misjudges
    void *home_tsan = nullptr;
    char begun = 0, finished = 0; // ThreadSanitizer's
 
@@ -323,6 +322,7 @@ struct Scheduler {
 
    void drop();
    [[noreturn]] void fail(const char *what, int line);
+   void describe(const char *what, int line);
    void wait(Meeting &meeting, int line);
    bool meet(Meeting &meeting, std::size_t size, int line);
    void threads_of_a_fiber();
@@ -416,44 +416,57 @@ bool Scheduler::meet(Meeting &meeting, std::size_t size, int line)
    return true;
 }
 
-// Says what is wrong, with the lines at which threads wait, and leaves the launch: its other threads never end.
+// Leaves the launch: its other threads never end.
 void Scheduler::fail(const char *what, int line)
 {
    become(nullptr);
-   failure = std::string("kernel ") + launch->name + ", block " + text(place.block);
-   if (line)
-      failure += ", thread " + text(self->index) + ", line " + std::to_string(line);
-   failure += std::string(": ") + what;
-   std::vector<std::pair<int, std::size_t>> lines;
-   for (std::size_t k = order.size(); k-- > 0;) {
-      if (!order[k]->line)
-         continue;
-      std::size_t at = 0;
-      while (at < lines.size() && lines[at].first != order[k]->line)
-         ++at;
-      if (at == lines.size())
-         lines.push_back({order[k]->line, 0});
-      ++lines[at].second;
-   }
-   for (const auto &[where, count] : lines)
-      failure +=
-          "; " + std::to_string(count) + " of " + std::to_string(threads) + " wait at line " + std::to_string(where);
+   describe(what, line);
    self = nullptr;
    go(&home);
    __builtin_unreachable();
+}
+
+// Sets `failure`: what is wrong, where, and at which lines threads wait.
+void Scheduler::describe(const char *what, int line)
+{
+   std::size_t size = 0;
+   const auto add = [&](const char *format, auto... values) {
+      const int added = std::snprintf(failure + size, sizeof failure - size, format, values...);
+      size = std::min(size + static_cast<std::size_t>(std::max(added, 0)), sizeof failure - 1);
+   };
+   add("kernel %s, block (%u,%u,%u)", launch->name, place.block.x, place.block.y, place.block.z);
+   if (line)
+      add(", thread (%u,%u,%u), line %d", self->index.x, self->index.y, self->index.z, line);
+   add(": %s", what);
+   std::vector<std::pair<int, std::size_t>> lines;
+   for (std::size_t k = order.size(); k-- > 0;) {
+      const int waits = order[k]->line;
+      const auto known = std::find_if(lines.begin(), lines.end(), [=](const auto &l) { return l.first == waits; });
+      if (known != lines.end())
+         ++known->second;
+      else if (waits)
+         lines.push_back({waits, 1});
+   }
+   for (const auto &[waits, count] : lines)
+      add("; %zu of %zu wait at line %d", count, threads, waits);
 }
 
 // Forgets threads that will never end.
 void Scheduler::drop()
 {
    self = nullptr;
+#ifdef CUDA_HOST_TSAN
+   for (const auto &w : workers) {
+      __tsan_switch_to_fiber(w->tsan, __tsan_switch_to_fiber_no_sync);
+      release(&finished);
+   }
+   become(nullptr);
+   acquire(&finished);
+   for (const auto &w : workers)
+      __tsan_destroy_fiber(w->tsan);
+#endif
    idle.clear();
    fibers.clear();
-#ifdef CUDA_HOST_TSAN
-   for (const auto &w : workers)
-      if (w->tsan)
-         __tsan_destroy_fiber(w->tsan);
-#endif
    workers.clear();
    warps.clear();
    order.clear();
@@ -518,9 +531,14 @@ void Scheduler::run(const Launch &given)
       Worker *first = pick(begins);
       self = first;
       start(first, entry);
-      if (!failure.empty()) {
+      if (*failure) {
          drop();
-         throw std::runtime_error(std::exchange(failure, std::string()));
+         const KernelFault error(failure);
+         *failure = 0;
+#ifdef CUDA_HOST_MSAN
+         __msan_unpoison_string(error.what());
+#endif
+         throw error;
       }
       if (own_stacks)
          for (Shared &s : memory)
@@ -608,6 +626,7 @@ void *shared(std::size_t offset, std::size_t bytes, std::size_t alignment, int l
 void issue(const Copy &copy)
 {
    Inside inside;
+   undefined(copy.to, copy.words * sizeof(Word));
    scheduler->worker()->copies.push_back(copy);
 }
 
@@ -618,17 +637,19 @@ void instructions::cp_async_commit()
    w.groups.push_back(w.copies.size());
 }
 
-const Copy *next_copy(unsigned groups_left)
+bool next_copy(unsigned groups_left, Copy &copy)
 {
    Worker &w = *scheduler->worker();
    while (w.groups.size() - w.next_group > groups_left) {
-      if (w.next_copy < w.groups[w.next_group])
-         return &w.copies[w.next_copy++];
+      if (w.next_copy < w.groups[w.next_group]) {
+         copy = w.copies[w.next_copy++];
+         return true;
+      }
       ++w.next_group;
    }
    if (w.next_copy == w.copies.size() && w.next_group == w.groups.size())
       w.forget_copies();
-   return nullptr;
+   return false;
 }
 
 namespace {

@@ -174,7 +174,7 @@ struct Copy {
    bool valid;
 };
 void issue(const Copy &copy);
-const Copy *next_copy(unsigned groups_left); // null when no more than that many groups are in flight
+bool next_copy(unsigned groups_left, Copy &copy); // false when no more than that many groups are in flight
 
 template <unsigned bytes> void copy_async(void *to, const void *from, bool valid, int line)
 {
@@ -208,9 +208,9 @@ inline void cp_async4(void *to, const void *from, bool valid = true, int line = 
 void cp_async_commit();
 template <int groups_left> void cp_async_wait()
 {
-   while (const Copy *copy = next_copy(groups_left))
-      for (unsigned i = 0; i < copy->words; ++i)
-         static_cast<Word *>(copy->to)[i] = copy->valid ? static_cast<const Word *>(copy->from)[i] : 0u;
+   for (Copy copy; next_copy(groups_left, copy);)
+      for (unsigned i = 0; i < copy.words; ++i)
+         static_cast<Word *>(copy.to)[i] = copy.valid ? static_cast<const Word *>(copy.from)[i] : 0u;
 }
 
 inline const void *matrix_row(const unsigned char *rows, unsigned row, int line)

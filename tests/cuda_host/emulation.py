@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from sofie.emit.cuda import CudaProgram
 HOST = Path(__file__).with_name("cuda_host.hxx")
 EVENTS = Path(__file__).with_name("cuda_events.hxx")
 SCHEDULER = Path(__file__).with_name("cuda_host.cxx")
+EMIT = Path(str(resources.files("sofie.emit")))
 
 WARNINGS = ("-std=c++17", "-Wall", "-Wextra", "-Wshadow", "-Wpedantic", "-Werror", "-Wno-unknown-pragmas")
 
@@ -46,8 +48,10 @@ class Build:
 PLAIN = Build("g++", ("-O2",))
 ADDRESS = Build("g++", ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"))
 THREAD = Build("g++", ("-O1", "-g", "-fsanitize=thread"), ("-O1", "-g", "-DCUDA_HOST_TSAN"))
+UCONTEXT = Build("g++", ("-O1", "-DCUDA_HOST_UCONTEXT"))
 MEMORY = Build("clang++", ("-O1", "-g", "-fsanitize=memory"))
-"""The instrumentation of each finds other faults; for ThreadSanitizer the scheduler is not part of what it looks at."""
+"""The instrumentation of each finds other faults; for ThreadSanitizer the scheduler is not part of what it looks at.
+UCONTEXT is what CPUs other than x86-64 have."""
 
 
 def compiled(folder: Path, main: str, build: Build) -> Path:
@@ -55,8 +59,8 @@ def compiled(folder: Path, main: str, build: Build) -> Path:
     if shutil.which(build.compiler) is None:
         pytest.skip(f"{build.compiler} is not installed")
     (folder / "main.cpp").write_text(main)
-    include = f"-I{HOST.parent}"
-    command = [build.compiler, *WARNINGS, *build.flags, include, "main.cpp", str(build.scheduler()), "-o", "main"]
+    include = (f"-I{HOST.parent}", f"-I{EMIT}")
+    command = [build.compiler, *WARNINGS, *build.flags, *include, "main.cpp", str(build.scheduler()), "-o", "main"]
     done = subprocess.run([*command, "-pthread"], cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[:3000]
     return folder / "main"

@@ -28,7 +28,19 @@ from sofie.rewrite import blame, node_names
 from sofie.target import CPUS
 
 RESERVED = frozenset(
-    {"stream", "on", "launch", "launches", "prepare", "weights_", "arena_", "room_", "graphs_", "graph_of_"}
+    {
+        "stream",
+        "on",
+        "arguments",
+        "launch",
+        "launches",
+        "prepare",
+        "weights_",
+        "arena_",
+        "room_",
+        "graphs_",
+        "graph_of_",
+    }
 )
 """Names in a session that no tensor may have."""
 

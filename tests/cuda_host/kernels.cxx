@@ -90,7 +90,8 @@ double distance(
 template <Fault fault> void row_sum()
 {
    constexpr int rows = 3, n = 1000;
-   const std::vector<float> x = noise(rows * n);
+   // where a word is not written, only what it is filled with is not 0
+   const std::vector<float> x = fault == Fault::unwritten ? std::vector<float>(rows * n, 0.0f) : noise(rows * n);
    const Array<float> there(x), y(rows);
    SOFIE_LAUNCH(model::kernels::row_sum<fault>, rows, 256, 32, nullptr, y.data(), there.data(), n);
    const std::vector<float> got = y.get();
@@ -112,6 +113,14 @@ template <Fault fault> void twice()
       for (std::size_t k = 0; k < got.size(); ++k)
          EXPECT(got[k] == 2.0f * x[k]);
    }
+}
+
+void few_blocks()
+{
+   const Array<float> x(std::vector<float>(100, 0.0f)), y(100);
+   SOFIE_LAUNCH(model::kernels::twice<Fault::none>, 3, 32, 0, nullptr, y.data(), x.data(), 100);
+   for (const float value : y.get())
+      EXPECT(value == 0.0f);
 }
 
 template <Fault fault> void eights()
@@ -241,7 +250,7 @@ void order()
 void graph()
 {
    const std::vector<float> x = noise(64);
-   const Array<float> there(x), between(64), y(std::vector<float>(64, 0.0f));
+   const Array<float> there(x), between(std::vector<float>(64, 0.0f)), y(std::vector<float>(64, 0.0f));
    cudaStream_t stream = nullptr;
    cudaGraph_t made = nullptr;
    cudaGraphExec_t exec = nullptr;
@@ -259,8 +268,9 @@ void graph()
    SUCCEEDS(cudaMemcpyAsync(y.data(), between.data(), 60 * sizeof(float), cudaMemcpyDeviceToDevice, stream));
    SUCCEEDS(cudaGetLastError());
    SUCCEEDS(cudaStreamEndCapture(stream, &made));
-   for (const float value : y.get())
-      EXPECT(value == 0.0f);
+   for (const Array<float> *array : {&between, &y})
+      for (const float value : array->get())
+         EXPECT(value == 0.0f);
    SUCCEEDS(cudaGraphInstantiate(&exec, made, 0));
    SUCCEEDS(cudaGraphDestroy(made));
    for (const float factor : {1.0f, 3.0f}) {
@@ -346,6 +356,7 @@ const Named programs[] = {
     {"other_line", row_sum<Fault::other_line>},
     {"shared_index", row_sum<Fault::shared_index>},
     {"unwritten", row_sum<Fault::unwritten>},
+    {"few_blocks", few_blocks},
     {"global_read", row_sum<Fault::global_read>},
     {"global_write", row_sum<Fault::global_write>},
     {"register_index", eights<Fault::register_index>},

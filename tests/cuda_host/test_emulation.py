@@ -1,4 +1,4 @@
-"""CUDA without a GPU: what is emitted computes what the operators mean, on threads that run in the worst order."""
+"""CUDA without a GPU: what is emitted computes what the operators mean, on threads that run in a shuffled order."""
 
 from __future__ import annotations
 

@@ -54,6 +54,8 @@ FAULTS = [
     ("shared_index", "address", 0, BEYOND),
     ("unwritten", "plain", 0, NUMBERS),
     ("unwritten", "memory", 0, UNDEFINED),
+    ("few_blocks", "plain", 0, NUMBERS),
+    ("few_blocks", "memory", 0, UNDEFINED),
     ("global_read", "address", 0, BEYOND),
     ("global_write", "address", 0, BEYOND),
     ("register_index", "address", 0, r"kernels\.cuh:{line}\b.*: runtime error: index 8 out of bounds"),

@@ -71,8 +71,11 @@ def test_what_is_compiled_once(tools: Path, tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("NVCC", str(tools / "other" / "nvcc"))
         assert cuda_jit.build(made, "sm_90") != first
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cuda_jit, "FLAGS", ("-O1",))
+        assert cuda_jit.build(made, "sm_90") != first
     words = log.read_text().splitlines()
-    assert [line.split()[-1] for line in words] == ["-arch=sm_90", "-arch=sm_80", "-arch=sm_90"]
+    assert [line.split()[-1] for line in words] == [f"-arch=sm_{k}" for k in (90, 80, 90, 90)]
 
 
 def test_a_card_of_this_machine_or_one_that_is_named(

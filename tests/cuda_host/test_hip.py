@@ -56,6 +56,7 @@ def test_it_computes_the_same(tmp_path: Path) -> None:
         ),
         ("extern __shared__ __align__(128) char b[];", "extern __shared__ __attribute__((aligned(128))) char b[];"),
         ('check(cudaFree(p), "cudaFree \\" cudaFree"); // CUDA', 'check(hipFree(p), "cudaFree \\" cudaFree"); // HIP'),
+        ('names[] = {"cudaFree"};', 'names[] = {"cudaFree"};'),
     ],
 )
 def test_words(cuda: str, hip: str) -> None:

@@ -64,6 +64,14 @@ def test_words(cuda: str, hip: str) -> None:
     assert in_hip(cuda) == hip
 
 
+def test_instructions_of_another_vendor_are_refused() -> None:
+    """A header that no compiler for AMD's GPUs takes."""
+    with pytest.raises(
+        sofie.SofieError, match="hold PTX, instructions of NVIDIA's GPUs: compile it with --target cuda"
+    ):
+        in_hip('asm volatile("cp.async.commit_group;" ::: "memory");')
+
+
 @pytest.mark.usefixtures("needs_compiler")
 def test_a_sum_between_lanes_is_one_of_32(tmp_path: Path) -> None:
     """A shuffle without its width: where wavefronts have 64 lanes, it would sum two rows into one."""

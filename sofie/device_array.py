@@ -52,6 +52,8 @@ def borrowed(value: object, name: str) -> Borrowed | None:
     Work that the owner has put on another stream is waited for: DLPack's owner sees to that, and the caller does for a
     `stream` that is told.
     """
+    if type(value) is np.ndarray:
+        return None
     kind = getattr(value, "__dlpack_device__", None)
     device = kind() if callable(kind) else None
     if device is not None and int(device[0]) in (_CUDA, _MANAGED):

@@ -41,7 +41,19 @@ PLACES = {
 }
 """What a thread knows of its own place; all of it lies along x."""
 RESERVED = frozenset(
-    {"stream", "on", "launch", "launches", "prepare", "weights_", "arena_", "room_", "graphs_", "graph_of_"}
+    {
+        "stream",
+        "on",
+        "arguments",
+        "launch",
+        "launches",
+        "prepare",
+        "weights_",
+        "arena_",
+        "room_",
+        "graphs_",
+        "graph_of_",
+    }
 )
 """Names in a session that no tensor may have."""
 

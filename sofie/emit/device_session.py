@@ -11,7 +11,7 @@ import numpy as np
 from sofie.emit.ports import Port
 from sofie.emit.printer import KernelPrinter
 from sofie.emit.session import checked, parameters, passed, returning, size_checks
-from sofie.emit.spelling import listed, string
+from sofie.emit.spelling import LINE, listed, string
 from sofie.sizes import most
 
 if TYPE_CHECKING:
@@ -26,7 +26,11 @@ def file_constructors(program: CudaProgram, embed: bool) -> str:
     default_file = "" if embed else f" = {string(program.name + '.dat')}"
     takes = f"const std::string &file{default_file}, bool graphs = true"
     default = "   Session() : Session(DeviceWeights(Weights())) {}\n" if embed else ""
-    return f"{default}   explicit Session({takes}) : Session(DeviceWeights(Weights(file)), graphs) {{}}\n"
+    return f"""{default}   explicit Session({takes})
+       : Session(DeviceWeights(Weights(file)), graphs)
+   {{
+   }}
+"""
 
 
 def device_session(program: CudaProgram, constructors: str) -> str:
@@ -51,6 +55,8 @@ def device_session(program: CudaProgram, constructors: str) -> str:
     copies = [_copy(p, rooms[p], spell, back=False) for p in program.inputs]
     copies += [listed("      infer_device(", [*call, "stream"], ");")]
     copies += [_copy(p, rooms[p], spell, back=True) for p in program.outputs]
+    members = ["weights_(weights)", f"arena_(detail::device_memory({max(program.arena_bytes, 64)}))"]
+    members += [f"room_(detail::device_memory({max(end, 64)}))", *(["graphs_(graphs)"] if program.graphs else [])]
     return f"""// The weights on the device; copies share them.
 class DeviceWeights {{
 public:
@@ -74,8 +80,7 @@ class Session {{
 public:
    // {_GRAPHS if program.graphs else _NO_GRAPHS}
 {constructors}   explicit Session(const DeviceWeights &weights, bool{" graphs" * program.graphs} = true)
-       : weights_(weights), arena_(detail::device_memory({max(program.arena_bytes, 64)})),
-         room_(detail::device_memory({max(end, 64)})){", graphs_(graphs)" * program.graphs}
+       : {", ".join(members)}
    {{
 {f"      prepare();{chr(10)}" * program.prepares}   }}
    Session(Session &&) = default;
@@ -113,19 +118,26 @@ def _launches(program: CudaProgram, arguments: Sequence[str]) -> str:
         return listed("      launch(", arguments, ");")
     key = [f"static_cast<std::uintptr_t>({name})" for name in program.sizes.values()]
     key += [f"reinterpret_cast<std::uintptr_t>({p.parameter})" for p in (*program.inputs, *program.outputs)]
-    return f"""      const auto launches = [&](cudaStream_t on) {{
-{listed("         launch(", arguments, ");")}
-      }};
+    body = listed("         launch(", arguments, ");")
+    launches = f"      const auto launches = [&](cudaStream_t on) {{ {body.strip()} }};"
+    if len(launches) > LINE or "\n" in launches:
+        launches = f"      const auto launches = [&](cudaStream_t on) {{\n{body}\n      }};"
+    return f"""{launches}
+{listed(f"      const {_graphs_of(program)}::Arguments arguments = {{", key, "};")}
       if (!graphs_ || detail::captures(stream))
          launches(stream);
       else
-{listed("         graph_of_.run({", key, "}, stream, launches);")}"""
+         graph_of_.run(arguments, stream, launches);"""
+
+
+def _graphs_of(program: CudaProgram) -> str:
+    """The type of the graphs that a session keeps."""
+    return f"detail::Graphs<{len(program.sizes) + len(program.inputs) + len(program.outputs)}>"
 
 
 def _members(program: CudaProgram) -> str:
     """What a session remembers of its graphs."""
-    count = len(program.sizes) + len(program.inputs) + len(program.outputs)
-    return f"\n   bool graphs_;\n   detail::Graphs<{count}> graph_of_;" if program.graphs else ""
+    return f"\n   bool graphs_;\n   {_graphs_of(program)} graph_of_;" if program.graphs else ""
 
 
 def _copy(port: Port, place: int, spell: KernelPrinter, back: bool) -> str:

@@ -10,6 +10,7 @@ import re
 from typing import ClassVar
 
 from sofie.emit.cuda import CudaProgram
+from sofie.errors import SofieError
 
 _SAME = """
 DeviceSynchronize ErrorNotReady Error_t Event EventCreateWithFlags EventDestroy EventDisableTiming EventQuery
@@ -35,7 +36,12 @@ _WORD = re.compile(r'"(?:[^"\\\n]|\\.)*"|\w+')
 
 
 def in_hip(text: str) -> str:
-    """A text for CUDA with HIP's names; what stands in string literals is the model's."""
+    """A text for CUDA with HIP's names; what stands in string literals is the model's.
+
+    Raises SofieError where a kernel holds PTX, the instructions of NVIDIA's GPUs.
+    """
+    if re.search(r"\basm volatile\(", text):
+        raise SofieError("kernels of this model hold PTX, instructions of NVIDIA's GPUs: compile it with --target cuda")
 
     def renamed(match: re.Match[str]) -> str:
         return NAMES.get(match[0], match[0])

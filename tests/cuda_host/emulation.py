@@ -87,7 +87,6 @@ def emulated(seed: int | None = None) -> Iterator[None]:
 
     Their threads run in the order of the seed, else of the environment's SOFIE_CUDA_SEED, else of 1: shuffled.
     """
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(cuda_jit, "build", build)
         patch.setenv("SOFIE_CUDA_SEED", os.environ.get("SOFIE_CUDA_SEED", "1") if seed is None else str(seed))

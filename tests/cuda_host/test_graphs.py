@@ -180,7 +180,7 @@ def test_a_session_prepares_its_kernels(tmp_path: Path) -> None:
 
 def test_a_tensor_may_have_any_name(tmp_path: Path) -> None:
     """An input that hides a name of the session."""
-    names = ["stream", "launches", "on", "launch", "room_", "graph_of_", "check"]
+    names = ["stream", "arguments", "launches", "on", "launch", "room_", "graph_of_", "check"]
     nodes = [onnx.helper.make_node("Sum", names, ["s"]), onnx.helper.make_node("Softmax", ["s"], ["y"])]
     body = f"""
    Session session;

@@ -56,11 +56,20 @@ def test_it_computes_the_same(tmp_path: Path) -> None:
         ),
         ("extern __shared__ __align__(128) char b[];", "extern __shared__ __attribute__((aligned(128))) char b[];"),
         ('check(cudaFree(p), "cudaFree \\" cudaFree"); // CUDA', 'check(hipFree(p), "cudaFree \\" cudaFree"); // HIP'),
+        ('names[] = {"cudaFree"};', 'names[] = {"cudaFree"};'),
     ],
 )
 def test_words(cuda: str, hip: str) -> None:
     """A sum over the 64 lanes of a wavefront; a model's own word for a tensor that is changed."""
     assert in_hip(cuda) == hip
+
+
+def test_instructions_of_another_vendor_are_refused() -> None:
+    """A header that no compiler for AMD's GPUs takes."""
+    with pytest.raises(
+        sofie.SofieError, match="hold PTX, instructions of NVIDIA's GPUs: compile it with --target cuda"
+    ):
+        in_hip('asm volatile("cp.async.commit_group;" ::: "memory");')
 
 
 @pytest.mark.usefixtures("needs_compiler")

@@ -13,6 +13,7 @@ import pytest
 
 from sofie.compiler import Options, compile_model
 from sofie.emit.cuda import CudaProgram
+from sofie.errors import SofieError
 from tests import models
 from tests.cuda_host.emulation import (
     ADDRESS,
@@ -121,7 +122,7 @@ def test_fault_of_an_emulated_model_is_an_error(monkeypatch: pytest.MonkeyPatch)
     with emulated():
         made = compile_model(model, Options(target="cuda"))
         for _ in range(2):
-            with pytest.raises(RuntimeError, match=r"kernel kernels::\S+, block \(0,0,0\): not every thread reaches"):
+            with pytest.raises(SofieError, match=r"kernel kernels::\S+, block \(0,0,0\): not every thread reaches"):
                 made.run(models.feeds(model))
 
 

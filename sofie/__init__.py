@@ -36,6 +36,7 @@ def compile(  # the field's own word, always written sofie.compile
     threads: int = 1,
     target: str = "cpu",
     arch: str = "",
+    precision: str = "float32",
 ) -> Model:
     """A model (path, bytes or ModelProto) as machine code in this process.
 
@@ -47,9 +48,10 @@ def compile(  # the field's own word, always written sofie.compile
     work is cached on disk.
 
     target: "cpu", or "cuda" for a GPU of NVIDIA, which needs nvcc. arch: what nvcc compiles for, as "sm_90"; that of
-    this machine's own card where it is not given. Arrays of numpy are copied there and back. Arrays on the device, of
-    PyTorch, CuPy, JAX or anybody whose objects have `__dlpack__` or `__cuda_array_interface__`, are used where they
-    are, and the outputs are `sofie.device_array.DeviceArray`s, which have both.
+    this machine's own card where it is not given. precision: what large products are computed in: "float32", or by
+    tensor cores "tf32x3" (as accurate), "tf32", "bf16" or "fp16". Arrays of numpy are copied there and back. Arrays on
+    the device, of PyTorch, CuPy, JAX or anybody whose objects have `__dlpack__` or `__cuda_array_interface__`, are used
+    where they are, and the outputs are `sofie.device_array.DeviceArray`s, which have both.
 
     Where shapes or axes follow from the values of inputs, the model is compiled when it is called, and again when other
     values come; `set` fixes them.
@@ -60,7 +62,8 @@ def compile(  # the field's own word, always written sofie.compile
     from sofie.compiler import Options, compile_model
 
     options = Options(dims or {}, set or {}, cpu, blas, passes, without)
-    return compile_model(model, replace(options, reproducible=reproducible, threads=threads, target=target, arch=arch))
+    options = replace(options, reproducible=reproducible, threads=threads)
+    return compile_model(model, replace(options, target=target, arch=arch, precision=precision))
 
 
 def generate(
@@ -81,6 +84,7 @@ def generate(
     threads: int = 1,
     target: str = "cpu",
     arch: str = "",
+    precision: str = "float32",
 ) -> Generated:
     """Writes a model as `<name>.hxx` and, with weights="file", `<name>.dat` ("embed" puts them into the header).
 
@@ -95,5 +99,6 @@ def generate(
     if weights not in ("file", "embed"):
         raise SofieError(f"weights={weights!r}: choose 'file' or 'embed'")
     options = Options(dims or {}, set or {}, cpu, blas, passes, without)
-    options = replace(options, reproducible=reproducible, threads=threads, target=target, arch=arch)
+    options = replace(options, reproducible=reproducible, threads=threads)
+    options = replace(options, target=target, arch=arch, precision=precision)
     return generate(model, folder, options, name, weights == "embed", cmake=cmake, profile=profile)

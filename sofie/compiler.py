@@ -16,6 +16,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.utils.arg_spec import ArgSpec
 
 from sofie import cuda_jit, jit, pipeline, weight_file
+from sofie.block_tiles import PRECISIONS
 from sofie.device_array import Borrowed, borrowed
 from sofie.emit.cmake import cmake_target
 from sofie.emit.cpp import Program
@@ -50,7 +51,8 @@ class Options:
     "multi": x86-64 v2, v3 and v4 together. blas: "none" or "cblas". passes: the pipeline. without: optional passes to
     leave out. reproducible: the same bits on every CPU, by every compiler and optimisation level. threads: how many
     run a large kernel. target: "cpu", or "cuda" or "hip" for a GPU; for those the pipeline is `cuda`, and what is
-    of CPUs may not be asked. arch: the GPU's architecture, as "sm_90", for its compiler.
+    of CPUs may not be asked. arch: the GPU's architecture, as "sm_90", for its compiler. precision: of products on a
+    GPU, one of `sofie.block_tiles.PRECISIONS`.
     """
 
     dims: Mapping[str, Dim] = field(default_factory=dict)
@@ -65,6 +67,7 @@ class Options:
     threads: int = 1
     target: str = "cpu"
     arch: str = ""
+    precision: str = "float32"
 
     @property
     def asked(self) -> tuple[str, ...]:
@@ -81,13 +84,19 @@ class Options:
         """The passes to run for a GPU. Raises SofieError on names that do not exist, and on what only a CPU has."""
         threads, blas = ("--threads", self.threads != 1), ("--blas", self.blas != "none")
         _only_for_cpus(self.target, blas, threads, ("--reproducible", self.reproducible))
-        return pipeline.parse(pipeline.GPU if self.passes == pipeline.DEFAULT else self.passes, self.without)
+        if self.precision not in PRECISIONS:
+            raise SofieError(f"--precision {printable(self.precision)}: choose one of {', '.join(PRECISIONS)}")
+        options = {"map-tiles": ArgSpec("map-tiles", {"precision": (self.precision,)})}
+        passes = pipeline.GPU if self.passes == pipeline.DEFAULT else self.passes
+        return pipeline.parse(passes, self.without, options if self.precision != "float32" else None)
 
     def stages(self, target: Cpu | None = None) -> list[pipeline.Stage]:
         """The passes to run for a CPU, the least one if none is given. Raises SofieError on names that do not exist."""
         if not 1 <= self.threads <= MOST_THREADS:
             raise SofieError(f"--threads {self.threads}: choose a number from 1 to {MOST_THREADS}")
         target = target or self.targets[0]
+        if self.precision != "float32":
+            raise SofieError(f"--precision {printable(self.precision)} is for GPUs; leave it out with --target cpu")
         if self.blas not in BLAS:
             raise SofieError(f"--blas {printable(self.blas)}: choose one of {', '.join(BLAS)}")
         options = {

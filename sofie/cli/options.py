@@ -157,6 +157,14 @@ ARCH = click.option(
     help="The GPU to compile for, as in sm_90 or gfx90a.  [default: the machine's]",
 )
 
+PRECISION = click.option(
+    "--precision",
+    type=click.Choice(["float32", "tf32x3", "tf32", "bf16", "fp16"]),
+    default="float32",
+    show_default=True,
+    help="What large products on a GPU are computed in, all but float32 by tensor cores; tf32x3 is as accurate.",
+)
+
 
 def compiling(command: Command, cpu: str = "native") -> Command:
     """The options of every command that compiles a model; they arrive as `dims`, `values`, `cpu`, ..."""
@@ -167,7 +175,7 @@ def compiling(command: Command, cpu: str = "native") -> Command:
 
 def generating(command: Command) -> Command:
     """The same, for a command that writes code for other machines."""
-    return TARGET(ARCH(compiling(command, "multi")))
+    return TARGET(ARCH(PRECISION(compiling(command, "multi"))))
 
 
 def gathered(given: dict[str, Any]) -> Options:

@@ -109,29 +109,29 @@ template <class T> SOFIE_DEVICE T minimum(T a, T b) { return ((b < a) | (b != b)
 
 // How the values of several threads become one.
 struct Add {
-   template <class T> SOFIE_DEVICE T operator()(T a, T b) const { return a + b; }
+   template <class T> __device__ __forceinline__ T operator()(T a, T b) const { return a + b; }
 };
 struct Mul {
-   template <class T> SOFIE_DEVICE T operator()(T a, T b) const { return a * b; }
+   template <class T> __device__ __forceinline__ T operator()(T a, T b) const { return a * b; }
 };
 struct Max {
-   template <class T> SOFIE_DEVICE T operator()(T a, T b) const { return maximum(a, b); }
+   template <class T> __device__ __forceinline__ T operator()(T a, T b) const { return maximum(a, b); }
 };
 struct Min {
-   template <class T> SOFIE_DEVICE T operator()(T a, T b) const { return minimum(a, b); }
+   template <class T> __device__ __forceinline__ T operator()(T a, T b) const { return minimum(a, b); }
 };
 struct And {
-   template <class T> SOFIE_DEVICE T operator()(T a, T b) const { return a & b; }
+   template <class T> __device__ __forceinline__ T operator()(T a, T b) const { return a & b; }
 };
 struct Or {
-   template <class T> SOFIE_DEVICE T operator()(T a, T b) const { return a | b; }
+   template <class T> __device__ __forceinline__ T operator()(T a, T b) const { return a | b; }
 };
 struct Xor {
-   template <class T> SOFIE_DEVICE T operator()(T a, T b) const { return a ^ b; }
+   template <class T> __device__ __forceinline__ T operator()(T a, T b) const { return a ^ b; }
 };
 
 // What the values of all threads of a warp come to, in each of them.
-template <class Combine, class T> SOFIE_DEVICE T warp_reduce(T x)
+template <class Combine, class T> __device__ __forceinline__ T warp_reduce(T x)
 {
    for (int distance = 16; distance > 0; distance /= 2)
       x = Combine()(x, static_cast<T>(__shfl_xor_sync(0xffffffffu, x, distance)));
@@ -139,7 +139,7 @@ template <class Combine, class T> SOFIE_DEVICE T warp_reduce(T x)
 }
 
 // What the values of all threads of a block come to, in each of them; `memory` has room for a number a warp.
-template <class Combine, class T> SOFIE_DEVICE T block_reduce(T x, unsigned char *memory)
+template <class Combine, class T> __device__ __forceinline__ T block_reduce(T x, unsigned char *memory)
 {
    T *const partials = reinterpret_cast<T *>(memory);
    x = warp_reduce<Combine>(x);

@@ -235,6 +235,7 @@ def test_a_card_is_named_in_the_header_and_to_its_compiler(
         (["--target", "cuda", "--arch", "sm_90 -G"], "--arch sm_90 -G: write"),
         (["--target", "hip", "--arch", "sm_90"], "--arch sm_90: write the architecture of a GPU as in --arch gfx90a"),
         (["--arch", "sm_90"], "--arch is for GPUs"),
+        (["--precision", "tf32"], "--precision tf32 is for GPUs; leave it out with --target cpu"),
         (["--target", "hip", "--threads", "2"], "--threads is for CPUs; leave it out with --target hip"),
         (["--target", "hip", "--cmake"], "--cmake is for CPUs; leave it out with --target hip"),
         (["--target", "hip", "--tune", "1s"], "--tune is for CPUs; leave it out with --target hip"),

@@ -14,6 +14,9 @@ from tests import models
 from tests.cuda_host.emulation import ADDRESS, HOST
 from tests.emit.programs import compile_and_run
 
+APART = ("merge-launches",)
+"""Small models have several launches."""
+
 pytestmark = pytest.mark.usefixtures("needs_compiler")
 
 COUNTING = f"""#include "{HOST}"
@@ -46,7 +49,7 @@ std::vector<float> input(std::size_t rows, float scale)
 
 def run(folder: Path, model: onnx.ModelProto, body: str, **options: object) -> None:
     """Runs the body of a `main` on a model of the name m; memory that is not freed ends in an error."""
-    sofie.generate(model, folder, name="m", target="cuda", **options)  # type: ignore[arg-type]
+    sofie.generate(model, folder, name="m", target="cuda", without=APART, **options)  # type: ignore[arg-type]
     main = f"{COUNTING}{MLP}\nint main()\n{{\n{body}\n   return 0;\n}}\n"
     compile_and_run(folder, main, (*ADDRESS.flags, "-Wno-unknown-pragmas", str(ADDRESS.scheduler())))
 
@@ -159,7 +162,7 @@ def test_what_the_host_reads_is_in_no_graph(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("make", "has"), [(models.mlp, True), (models.choices, False)])
 def test_only_a_program_with_graphs_carries_their_text(make: object, has: bool) -> None:
     """A session that cannot use what it compiles."""
-    program = lower(make(), "m", Options(target="cuda"))  # type: ignore[operator]
+    program = lower(make(), "m", Options(target="cuda", without=APART))  # type: ignore[operator]
     assert isinstance(program, CudaProgram)
     assert program.graphs == has
     assert ("class Graphs" in program.header()) == has
@@ -167,7 +170,7 @@ def test_only_a_program_with_graphs_carries_their_text(make: object, has: bool) 
 
 def test_a_session_prepares_its_kernels(tmp_path: Path) -> None:
     """Shared memory beyond 48 KB that nobody asked CUDA for."""
-    program = lower(models.mlp(), "m", Options(target="cuda"))
+    program = lower(models.mlp(), "m", Options(target="cuda", without=APART))
     assert isinstance(program, CudaProgram) and "prepare();" not in program.header()
 
     class Preparing(CudaProgram):

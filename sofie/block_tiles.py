@@ -26,6 +26,8 @@ PRECISIONS = ("float32", "tf32x3", "tf32", "bf16", "fp16")
 accuracy; infinite numbers come out of it as NaN.
 """
 
+Reader = Callable[[Body, SSAValue, SSAValue], SSAValue]
+"""Reads a factor's word of a row, or column, of the tile."""
 Make = Callable[[Body, SSAValue, SSAValue, SSAValue], None]
 """Writes what is done with a result, from its row and column in the tile."""
 
@@ -135,14 +137,12 @@ class Arithmetic(ABC):
         nested(body, self.shape[0], self.shape[1], place)
 
     @abstractmethod
-    def multiply(
-        self, body: Body, thread: SSAValue, half: SSAValue, left: SSAValue, right: SSAValue, sums: SSAValue
-    ) -> None:
-        """Adds the products of a step that lies in one half of the arrays `left` and `right`."""
+    def multiply(self, body: Body, thread: SSAValue, left: Reader, right: Reader, sums: SSAValue) -> None:
+        """Adds the products of a step."""
 
     @abstractmethod
     def each(self, body: Body, thread: SSAValue, sums: SSAValue, make: Make) -> None:
-        """Does something with each sum of a thread."""
+        """Does something with each sum of a thread; those of a word's columns follow one another."""
 
 
 def nested(
@@ -174,14 +174,11 @@ class Scalar(Arithmetic):
         """A matrix."""
         return self.tile.thread_rows, self.tile.thread_columns
 
-    def multiply(
-        self, body: Body, thread: SSAValue, half: SSAValue, left: SSAValue, right: SSAValue, sums: SSAValue
-    ) -> None:
+    def multiply(self, body: Body, thread: SSAValue, left: Reader, right: Reader, sums: SSAValue) -> None:
         """A term after the other."""
 
         def term(here: Body, k: SSAValue, _: list[SSAValue]) -> list[SSAValue]:
-            x = self._part(here, thread, left, half, k, True)
-            w = self._part(here, thread, right, half, k, False)
+            x, w = self._part(here, thread, left, k, True), self._part(here, thread, right, k, False)
 
             def add(there: Body, i: SSAValue, j: SSAValue) -> None:
                 product = there.add(arith.MulfOp(there.load(x, i), there.load(w, j)))
@@ -192,26 +189,30 @@ class Scalar(Arithmetic):
 
         body.loop(0, self.depth, 1, term, name="k")
 
-    def _part(self, body: Body, thread: SSAValue, array: SSAValue, half: SSAValue, k: SSAValue, row: bool) -> SSAValue:
+    def _part(self, body: Body, thread: SSAValue, read: Reader, k: SSAValue, row: bool) -> SSAValue:
         """What a thread needs of a term of one factor, in registers."""
         count = self.tile.thread_rows if row else self.tile.thread_columns
         part = body.room([count], f32, "x" if row else "w")
 
         def load(here: Body, n: SSAValue, _: list[SSAValue]) -> list[SSAValue]:
-            here.store(here.load(array, half, k, self._place(here, thread, row, n)), part, n)
+            here.store(read(here, k, self._place(here, thread, row, n)), part, n)
             return []
 
         body.loop(0, count, 1, load, name="n", unroll=True)
         return part
 
     def _place(self, body: Body, thread: SSAValue, row: bool, k: SSAValue) -> SSAValue:
-        """Which row or column of the tile the k-th of a thread is: four by four, threads side by side."""
+        """Which row or column of the tile the k-th of a thread is: four by four, threads side by side; one by one where
+        they are no fours.
+        """
         tile = self.tile
         across = tile.columns // tile.thread_columns
         own = body.over(thread, across) if row else body.modulo(thread, across)
         count, size = (tile.thread_rows, tile.rows) if row else (tile.thread_columns, tile.columns)
         if count <= 4:
             return body.plus(body.times(own, count), k)
+        if count % 4:
+            return body.plus(own, body.times(k, size // count))
         group = body.times(body.over(k, 4), size // (count // 4))
         return body.plus(body.plus(group, body.times(own, 4)), body.modulo(k, 4))
 
@@ -227,9 +228,13 @@ class Scalar(Arithmetic):
 
 @dataclass(frozen=True)
 class TensorCores(Arithmetic):
-    """Eight warps, two by four, each with products of 16 x 8 by mma.sync: registers as PTX gives them to lanes."""
+    """Eight warps, each with products of 16 x 8 by mma.sync: registers as PTX gives them to lanes. down, across: how
+    many warps are below each other, and side by side.
+    """
 
     precision: str
+    down: int = 2
+    across: int = 4
 
     padding: ClassVar[int] = 8
     together: ClassVar[int] = 1
@@ -260,12 +265,12 @@ class TensorCores(Arithmetic):
     @property
     def _rows(self) -> int:
         """Products below each other in a warp."""
-        return self.tile.rows // 2 // 16
+        return self.tile.rows // self.down // 16
 
     @property
     def _columns(self) -> int:
         """Products side by side in a warp."""
-        return self.tile.columns // 4 // 8
+        return self.tile.columns // self.across // 8
 
     def pack(self, body: Body, values: Sequence[SSAValue]) -> SSAValue:
         """Rounded to the precision."""
@@ -279,21 +284,19 @@ class TensorCores(Arithmetic):
     def _corner(self, body: Body, thread: SSAValue) -> tuple[SSAValue, SSAValue, SSAValue, SSAValue]:
         """First row and column of this warp; the group of four lanes that this thread is in, and its place there."""
         warp, lane = body.over(thread, WARP), body.modulo(thread, WARP)
-        first = body.times(body.over(warp, 4), self.tile.rows // 2)
-        column = body.times(body.modulo(warp, 4), self.tile.columns // 4)
+        first = body.times(body.over(warp, self.across), self.tile.rows // self.down)
+        column = body.times(body.modulo(warp, self.across), self.tile.columns // self.across)
         return first, column, body.over(lane, 4, "group"), body.modulo(lane, 4, "place")
 
-    def multiply(
-        self, body: Body, thread: SSAValue, half: SSAValue, left: SSAValue, right: SSAValue, sums: SSAValue
-    ) -> None:
+    def multiply(self, body: Body, thread: SSAValue, left: Reader, right: Reader, sums: SSAValue) -> None:
         """Eight words at a time."""
         first, column, group, place = self._corner(body, thread)
 
         def words(here: Body, k: SSAValue, _: list[SSAValue]) -> list[SSAValue]:
             near = here.plus(k, place)
 
-            def load(there: Body, array: SSAValue, row: SSAValue, far: bool) -> SSAValue:
-                return there.load(array, half, there.plus(near, 4 if far else 0), there.plus(row, group))
+            def load(there: Body, read: Reader, row: SSAValue, far: bool) -> SSAValue:
+                return read(there, there.plus(near, 4 if far else 0), there.plus(row, group))
 
             def row(there: Body, i: SSAValue) -> list[SSAValue]:
                 above = there.plus(first, there.times(i, 16))
@@ -355,7 +358,7 @@ class TensorCores(Arithmetic):
         nested(body, self._rows, self._columns, four)
 
 
-def arithmetic(precision: str, batch: int, rows: int, columns: int) -> Arithmetic:
+def best(precision: str, batch: int, rows: int, columns: int) -> Arithmetic:
     """The best tile of all for a result of so many rows and columns, in a precision."""
     if precision == "float32":
         return Scalar(min(TILES, key=lambda tile: tile.cost(batch, rows, columns)))

@@ -86,7 +86,7 @@ class Options:
         _only_for_cpus(self.target, blas, threads, ("--reproducible", self.reproducible))
         if self.precision not in PRECISIONS:
             raise SofieError(f"--precision {printable(self.precision)}: choose one of {', '.join(PRECISIONS)}")
-        options = {"map-tiles": ArgSpec("map-tiles", {"precision": (self.precision,)})}
+        options = {name: ArgSpec(name, {"precision": (self.precision,)}) for name in ("fuse-layers", "map-tiles")}
         passes = pipeline.GPU if self.passes == pipeline.DEFAULT else self.passes
         return pipeline.parse(passes, self.without, options if self.precision != "float32" else None)
 

@@ -21,10 +21,12 @@ from xdsl.dialects.builtin import (
     StringAttr,
     SymbolRefAttr,
     UnitAttr,
+    i8,
     i32,
     i64,
 )
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
+from xdsl.rewriter import Rewriter
 from xdsl.utils.type import get_element_type_or_self
 
 from sofie import affine
@@ -449,19 +451,57 @@ class Frame:
         here = Body(place, call, call, Numbers(place, call))
         known: dict[SSAValue, SSAValue] = dict(zip(self.kernel.body.block.args, call.operands, strict=True))
         here.clone(slice_of(bounds), known)
-        number = blocks(here, [known[bound] for bound in bounds])
-        if affine.constant(number) is None:  # CUDA refuses a launch of none
-            number = here.add(arith.MaxSIOp(number, here.number(1)))
-        elif affine.constant(number) == 0:
-            number = here.number(1)
-        one, amount = here.number(1), shared_bytes(function)
-        shared = here.add(arith.ConstantOp(IntegerAttr(amount, i32))) if amount else None
-        callee = SymbolRefAttr(MODULE, [function.sym_name])
-        size = [here.number(threads), one, one]
-        here.put(gpu.LaunchFuncOp(callee, [number, one, one], size, None, list(call.operands), False, [], shared))
-        assert here.numbers is not None
-        here.numbers.tidy()
+        put_launch(here, function, blocks(here, [known[bound] for bound in bounds]), list(call.operands))
         erase(call)
+
+
+def put_launch(here: Body, function: gpu.FuncOp, blocks: SSAValue, operands: Sequence[SSAValue]) -> None:
+    """Launches a function with so many blocks, one at least, since CUDA refuses a launch of none."""
+    assert function.known_block_size is not None
+    number = affine.constant(blocks)
+    if number is None:
+        blocks = here.add(arith.MaxSIOp(blocks, here.number(1)))
+    elif number == 0:
+        blocks = here.number(1)
+    one, amount = here.number(1), shared_bytes(function)
+    shared = here.add(arith.ConstantOp(IntegerAttr(amount, i32))) if amount else None
+    callee = SymbolRefAttr(MODULE, [function.sym_name])
+    size = [here.number(function.known_block_size.get_values()[0]), one, one]
+    here.put(launch := gpu.LaunchFuncOp(callee, [blocks, one, one], size, None, list(operands), False, [], shared))
+    launch.location = function.location
+    if here.numbers is not None:
+        here.numbers.tidy()
+
+
+def _view_of(value: SSAValue) -> memref.ViewOp | None:
+    """The part of the arena that a buffer lies in; None where it is an argument or a weight."""
+    while isinstance(value.owner, VIEWS):
+        value = value.owner.operands[0]
+    return value.owner if isinstance(value.owner, memref.ViewOp) else None
+
+
+def arena_range(value: SSAValue) -> tuple[int, int] | None:
+    """The bytes of the arena that a buffer may touch; None where it is an argument or a weight."""
+    view = _view_of(value)
+    if view is None:
+        return None
+    start = affine.constant(view.byte_shift)
+    kind = view.result.type
+    assert start is not None and isinstance(kind, MemRefType)
+    return start, start + bytes_in(kind)
+
+
+def shrink_arena(infer: func.FuncOp) -> None:
+    """Takes from the arena what lies behind the last buffer that is still used."""
+    for op in reversed(list(infer.walk())):
+        if isinstance(op, memref.ViewOp | memref.ReinterpretCastOp) and not op.results[0].uses:
+            erase(op)
+    views = [op for op in infer.walk() if isinstance(op, memref.ViewOp)]
+    for argument, attributes in zip(infer.body.block.args, infer.arg_attrs or (), strict=False):
+        if "sofie.arena" in attributes.data:
+            ends = [found[1] for view in views if (found := arena_range(view.result))]
+            Rewriter.replace_value_with_new_type(argument, MemRefType(i8, [max(ends, default=0)]))
+    infer.update_function_type()
 
 
 def holder_of(module: ModuleOp) -> gpu.ModuleOp:

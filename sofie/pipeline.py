@@ -84,6 +84,7 @@ CUDA = (
     Step("lower-loops", "each group becomes one nest", optional=False),
     Step("outline-kernels", "one function a kernel", optional=False, level="loop"),
     Step("split-launches", "a launch a nest: only between launches does every thread see all", optional=False),
+    Step("fuse-layers", "rows of a batch go through dense layers in a block's memory; while layers are kernels"),
     Step("merge-launches", "a barrier is cheaper than a launch; while small kernels are whole"),
     Step("map-tiles", "contractions with many results; while nests are whole"),
     Step("map-rows", "short of rows, a warp or a block works on each; while nests are whole"),

@@ -24,10 +24,22 @@ from sofie.emit.cpp import Program
 from sofie.emit.device_session import device_session, file_constructors
 from sofie.emit.printer import KernelPrinter
 from sofie.emit.sources import source
-from sofie.emit.spelling import ATOM, Expression, comment, scalar_type, string, type_name
+from sofie.emit.spelling import ATOM, Expression, comment, listed, scalar_type, string, type_name
 from sofie.emit.variant import EntryPrinter, Variant
 from sofie.errors import SofieError
-from sofie.launches import ALIASED, MODULE, PARTIALS_BYTES, ROLLED, TOGETHER, UNROLL, WARP, is_shared, shared_arrays
+from sofie.launches import (
+    ALIASED,
+    MODULE,
+    PARTIALS_BYTES,
+    ROLLED,
+    SHARED_BYTES,
+    TOGETHER,
+    UNROLL,
+    WARP,
+    is_shared,
+    shared_arrays,
+    shared_bytes,
+)
 from sofie.random_state import state_of
 from sofie.rewrite import blame, node_names
 from sofie.sizes import most
@@ -221,8 +233,6 @@ class CudaProgram(Program):
     """The standard headers that the text needs."""
     runtime: ClassVar[tuple[str, ...]] = ("#ifndef SOFIE_LAUNCH", "#include <cuda_runtime.h>", "#endif")
     """What brings CUDA's own names, where nobody else has."""
-    prepares: ClassVar[bool] = False
-    """Whether the text has a function `prepare()`, to be called before the first launch."""
 
     arch: str = ""
 
@@ -235,6 +245,18 @@ class CudaProgram(Program):
     def notes(self) -> tuple[str, ...]:
         """What the file's first comment says besides."""
         return (*self.asked, f"Compile with {self.compiles}")
+
+    @cached_property
+    def large(self) -> dict[str, int]:
+        """The bytes of a block's memory, of kernels that want more than any has unasked."""
+        functions = [op for op in self.module.walk() if isinstance(op, gpu.FuncOp)]
+        sizes = {function.sym_name.data: shared_bytes(function) for function in functions}
+        return {name: size for name, size in sizes.items() if size > SHARED_BYTES}
+
+    @property
+    def prepares(self) -> bool:
+        """Whether the text has a function `prepare()`, to be called before the first launch."""
+        return bool(self.large)
 
     @cached_property
     def printed(self) -> dict[str, tuple[str, str]]:
@@ -269,6 +291,7 @@ class CudaProgram(Program):
         parts = [source("device.cuh"), *([source("graphs.cuh")] if self.graphs else [])]
         parts += [source("tensor_cores.cuh")] if "detail::product_" in texts else []
         parts += [f"namespace kernels {{\n\n{texts}\n\n}} // namespace kernels" if kernels else ""]
+        parts += [_prepare(self.large)] if self.large else []
         parts += [_entry(self, {name: nodes for name, (_, nodes) in kernels.items()}), "#undef SOFIE_DEVICE"]
         return "\n\n".join(part for part in parts if part)
 
@@ -276,6 +299,19 @@ class CudaProgram(Program):
         """The .cuh: tables, weights, kernels and the class `Session`, in a namespace of its own."""
         session = device_session(self, file_constructors(self, embed))
         return self.framed("CUH", ", for CUDA", self.includes, self.runtime, [self.core(), session], embed)
+
+
+def _prepare(large: Mapping[str, int]) -> str:
+    """The function that asks for the memory of blocks."""
+    lines = [
+        listed(
+            f"   detail::check(cudaFuncSetAttribute(kernels::{name}, ",
+            ["cudaFuncAttributeMaxDynamicSharedMemorySize", str(size)],
+            f"), {string(f'{size} bytes of shared memory for kernel {name}')});",
+        )
+        for name, size in large.items()
+    ]
+    return "\n".join(["inline void prepare()", "{", *lines, "}"])
 
 
 def _entry(program: CudaProgram, nodes: Mapping[str, str]) -> str:

@@ -19,7 +19,7 @@ from typing import ClassVar
 
 from xdsl.context import Context
 from xdsl.dialects import arith, func, gpu, memref, scf
-from xdsl.dialects.builtin import IntegerAttr, MemRefType, ModuleOp, SymbolRefAttr, UnitAttr, i32
+from xdsl.dialects.builtin import MemRefType, ModuleOp, UnitAttr
 from xdsl.ir import Block, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
 
@@ -28,7 +28,6 @@ from sofie.dialects.sofie import WeightOp
 from sofie.dialects.types import shape_of
 from sofie.launches import (
     ALIASED,
-    MODULE,
     WARP,
     Body,
     Numbers,
@@ -40,7 +39,7 @@ from sofie.launches import (
     kernels_of,
     names_in,
     nest_of,
-    shared_bytes,
+    put_launch,
 )
 from sofie.loops import most_trips
 from sofie.passes.map_rows import Rows, Sharing
@@ -173,14 +172,8 @@ class _Merging:
         function.attributes[ALIASED] = UnitAttr()
         function.location = location
         holder_of(self.module).body.block.add_op(function)
-        here = Body(place, last, last)
-        one, amount = here.number(1), shared_bytes(function)
-        shared = here.add(arith.ConstantOp(IntegerAttr(amount, i32))) if amount else None
-        callee = SymbolRefAttr(MODULE, [function.sym_name])
-        size = [here.number(threads), one, one]
-        launch = gpu.LaunchFuncOp(callee, [one, one, one], size, None, taken, False, [], shared)
-        here.put(launch)
-        launch.location = location
+        here = Body(place, last, last, Numbers(place, last))
+        put_launch(here, function, here.number(1), taken)
         for op in self.run:
             erase(op)
 

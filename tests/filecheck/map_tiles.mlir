@@ -3,8 +3,8 @@
 // 200 x 256 results are 7 x 8 tiles of 32 x 32, and the last row of tiles is not full: what is beyond the end is zero.
 // CHECK: gpu.func
 // CHECK: ^bb0(%x: memref<200x64xf32>, %w: memref<64x256xf32>, %y: memref<200x256xf32>):
-// CHECK: %sums = memref.alloca() : memref<2x2xf32>
 // CHECK: %a = memref.alloca() : memref<2x16x36xf32, 3 : i64>
+// CHECK: %sums = memref.alloca() : memref<2x2xf32>
 // CHECK: scf.for %step =
 // CHECK: %row = arith.addi %first_row
 // CHECK: %[[THERE:.*]] = arith.cmpi slt, %row

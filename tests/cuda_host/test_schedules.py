@@ -35,11 +35,12 @@ def product(rows: Sequence[int | str], terms: int, columns: int, batch: Sequence
 
 
 def drawn(model: onnx.ModelProto, sizes: Mapping[str, int] | None = None) -> dict[str, np.ndarray]:
-    """Normal numbers for every input."""
+    """Normal numbers for every input, weights so small that sums are as large as what is summed."""
     rng, found = np.random.default_rng(7), {}
     for value in model.graph.input:
         shape = [d.dim_value or (sizes or {})[d.dim_param] for d in value.type.tensor_type.shape.dim]
-        found[value.name] = rng.standard_normal(shape).astype(np.float32)
+        scale = max(shape) ** -0.5 if value.name.startswith("w") else 1.0
+        found[value.name] = (scale * rng.standard_normal(shape)).astype(np.float32)
     return found
 
 
@@ -161,3 +162,54 @@ def test_an_unknown_precision_is_named() -> None:
     """A word that is taken for float32."""
     with pytest.raises(sofie.SofieError, match="'fp8' is no precision; choose float32, tf32x3"):
         lower(product([40], 32, 40), "m", tiled("fp8"))
+
+
+def net(rows: int | str, widths: Sequence[int], also: Sequence[int] = ()) -> onnx.ModelProto:
+    """Gemm and Tanh for each width after the first; the results of the layers in `also` are outputs too."""
+    nodes, shapes, outputs, before = [], {"x": [rows, widths[0]]}, {}, "x"
+    for k, (terms, columns) in enumerate(zip(widths, widths[1:], strict=False)):
+        shapes |= {f"w{k}": [terms, columns] if k % 2 else [columns, terms], f"b{k}": [columns]}
+        nodes.append(helper.make_node("Gemm", [before, f"w{k}", f"b{k}"], [f"g{k}"], transB=int(k % 2 == 0)))
+        nodes.append(helper.make_node("Tanh", [f"g{k}"], [before := f"t{k}"]))
+        if k in also or k == len(widths) - 2:
+            outputs[before] = [rows, columns]
+    return models.build(nodes, shapes, dict(reversed(outputs.items())), {})
+
+
+def layered(precision: str, **options: object) -> Options:
+    """Layers together from 16 rows on."""
+    return Options(target="cuda", passes=f"{pipeline.GPU}{{precision={precision} rows=16}}", **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("precision", ERRORS)
+@pytest.mark.parametrize("widths", [(7, 40, 33, 1), (20, 200, 17), (3, 16, 16, 16, 2), (65, 1, 30)])
+def test_layers_are_one_kernel(precision: str, widths: tuple[int, ...]) -> None:
+    """A row that another block works on; words behind the last neuron that are not zero; a layer of one neuron."""
+    model = net(150, widths)
+    assert len(lower(model, "m", layered(precision)).calls) == 1
+    assert error(model, layered(precision)) < len(widths) * ERRORS[precision]
+
+
+def test_layers_of_a_batch_of_run_time_size() -> None:
+    """Blocks for another number of rows; an arena for what no longer exists."""
+    options = layered("float32", dims={"n": (1, 5000)})
+    model = net("n", (12, 50, 60, 4))
+    program = lower(model, "m", options)
+    assert (len(program.calls), program.arena_bytes) == (1, 0)
+    for rows in (1, 64, 130):
+        assert error(model, options, {"n": rows}) < ERRORS["float32"]
+
+
+def test_layers_that_others_read_are_not_hidden() -> None:
+    """A result that stays in a block's memory although somebody asked for it."""
+    model = net(100, (10, 20, 30, 40, 50), also=[1])
+    feeds = drawn(model)
+    with emulated():
+        got = compile_model(model, layered("float32")).run(feeds)
+    for (name, array), want in zip(got.items(), ReferenceEvaluator(model).run(None, feeds), strict=True):
+        np.testing.assert_allclose(array, want, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
+def test_wide_layers_stay_apart() -> None:
+    """More memory or registers than a block has."""
+    assert len(lower(net(2000, (20, 300, 300, 10)), "m", layered("float32")).calls) > 1

@@ -10,7 +10,7 @@
 // CHECK: %[[THERE:.*]] = arith.cmpi slt, %row
 // CHECK: scf.if %[[THERE]] -> (f32) {
 // CHECK: memref.load %x[%row, %term]
-// CHECK: memref.store %{{.*}}, %next_a[%n]
+// CHECK: memref.store %{{.*}}, %next_a[%n, %{{.*}}]
 // CHECK: scf.for %k =
 // CHECK: memref.load %a[%other, %k,
 // CHECK: memref.store %{{.*}}, %a[%half,

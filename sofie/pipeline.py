@@ -73,6 +73,7 @@ LOWER = (
 )
 CUDA = (
     *FUSE[: [step.name for step in FUSE].index("assign-layouts")],
+    Step("fold-transpose", "a launch less: whoever reads it can do so in any order"),
     Step("fuse-elementwise", "as for a CPU: chains become one op"),
     Step("fuse-reduction", "rows: what belongs to a row is one kernel"),
     Step("fuse-epilogue", "bias, activation and residual join the contraction that feeds them", level="tensor"),
@@ -85,6 +86,7 @@ CUDA = (
     Step("outline-kernels", "one function a kernel", optional=False, level="loop"),
     Step("split-launches", "a launch a nest: only between launches does every thread see all", optional=False),
     Step("fuse-layers", "rows of a batch go through dense layers in a block's memory; while layers are kernels"),
+    Step("transpose-weights", "rows of weights lie side by side for those who share them"),
     Step("merge-launches", "a barrier is cheaper than a launch; while small kernels are whole"),
     Step("map-tiles", "contractions with many results; while nests are whole"),
     Step("map-rows", "short of rows, a warp or a block works on each; while nests are whole"),

@@ -113,8 +113,11 @@ class Rows:
     registers: set[SSAValue]
 
     @staticmethod
-    def of(nest: scf.ParallelOp) -> Rows | None:
-        """What is best for a nest; None where an iteration should stay one thread's."""
+    def of(nest: scf.ParallelOp, any_order: bool = False) -> Rows | None:
+        """What is best for a nest; None where an iteration should stay one thread's.
+
+        any_order: as if all that is read lay side by side.
+        """
         shared: dict[scf.ForOp, scf.ForOp] = {}
         lengths: list[int] = []
         for op in nest.body.block.ops:
@@ -136,7 +139,8 @@ class Rows:
             return None
         extents = extents_of(nest)
         rows = None if None in extents else math.prod(e for e in extents if e is not None)
-        if not (rows is not None and rows < FEW) and not all(map(_reads_side_by_side, shared.values())):
+        near = any_order or all(map(reads_side_by_side, shared.values()))
+        if not near and not (rows is not None and rows < FEW):
             return None
         for width in (WARP, BLOCK):
             registers = {b for b in _buffers(nest) if _walked_alike(b, nest, shared, width)}
@@ -245,10 +249,10 @@ def _is_identity(value: SSAValue, kind: AllReduceOpEnum) -> bool:
     return isinstance(owner, arith.ConstantOp) and owner.value == _identity(kind, element)
 
 
-def _reads_side_by_side(loop: scf.ForOp) -> bool:
-    """Whether what a loop reads lies an element further an iteration, or nowhere else."""
+def reads_side_by_side(loop: scf.ForOp, but: Sequence[SSAValue] = ()) -> bool:
+    """Whether what a loop reads, but of some memory, lies an element further an iteration, or nowhere else."""
     for op in loop.walk():
-        if isinstance(op, memref.LoadOp):
+        if isinstance(op, memref.LoadOp) and op.memref not in but:
             moved = affine.step(op.memref, list(op.indices), strides_of(op.memref), loop.body.block.args[0])
             if moved not in (0, 1):
                 return False

@@ -135,7 +135,7 @@ def _sum(outer: scf.ForOp) -> tuple[list[scf.ForOp], int]:
         simple = len(loop.iter_args) == 1 and affine.constant(loop.lb) == 0 and affine.constant(loop.step) == 1
         if not simple or loop.results[0].type != f32 or not isinstance(loop.ub.owner, arith.ConstantOp | Block):
             return [], 0
-        inner = [op for op in loop.body.block.ops if op.regions]
+        inner = [op for op in loop.body.block.ops if op.regions and not _is_read(op)]
         if not inner:
             return loops, parts
         (next_loop,) = inner if len(inner) == 1 else (None,)
@@ -187,9 +187,20 @@ def _depends(value: SSAValue, nest: scf.ParallelOp, loops: Sequence[scf.ForOp]) 
         assert isinstance(owner, Operation)
         if not _inside(owner.parent_block(), nest):
             return True
-        return (is_pure(owner) or isinstance(owner, memref.LoadOp)) and all(map(visit, owner.operands))
+        return all(map(_is_read, owner.walk())) and all(map(visit, _needs(owner)))
 
     return found if visit(value) else None
+
+
+def _is_read(op: Operation) -> bool:
+    """Whether an op computes or reads, or chooses between values."""
+    return is_pure(op) or isinstance(op, memref.LoadOp | scf.IfOp | scf.YieldOp)
+
+
+def _needs(op: Operation) -> list[SSAValue]:
+    """What an op and all in it use and do not make."""
+    made = {result for inner in op.walk() for result in inner.results}
+    return [v for inner in op.walk() for v in inner.operands if v not in made]
 
 
 def _inside(block: Block | None, nest: scf.ParallelOp) -> bool:
@@ -258,7 +269,7 @@ class Factor:
             return True
         variable = self.product.nest.body.block.args[self.loops[-1]]
         term = self.product.loops[-1].body.block.args[0]
-        loads = [op for op in made_by(self.value, self.product.nest) if isinstance(op, memref.LoadOp)]
+        loads = [o for op in made_by(self.value, self.product.nest) for o in op.walk() if isinstance(o, memref.LoadOp)]
         steps = [
             (affine.step(o.memref, list(o.indices), strides_of(o.memref), v)) for o in loads for v in (term, variable)
         ]
@@ -312,7 +323,7 @@ def made_by(value: SSAValue, nest: scf.ParallelOp) -> list[Operation]:
     def visit(v: SSAValue) -> None:
         owner = v.owner
         if isinstance(owner, Operation) and owner not in found and _inside(owner.parent_block(), nest):
-            for operand in owner.operands:
+            for operand in _needs(owner):
                 visit(operand)
             found[owner] = None
 

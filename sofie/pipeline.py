@@ -86,6 +86,7 @@ CUDA = (
     Step("outline-kernels", "one function a kernel", optional=False, level="loop"),
     Step("split-launches", "a launch a nest: only between launches does every thread see all", optional=False),
     Step("fuse-layers", "rows of a batch go through dense layers in a block's memory; while layers are kernels"),
+    Step("guard-padding", "a launch and a way through memory less, for a comparison a load"),
     Step("transpose-weights", "rows of weights lie side by side for those who share them"),
     Step("merge-launches", "a barrier is cheaper than a launch; while small kernels are whole"),
     Step("map-tiles", "contractions with many results; while nests are whole"),

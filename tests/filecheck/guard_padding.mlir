@@ -11,7 +11,7 @@
 // CHECK: } else {
 // CHECK-NEXT: scf.yield %{{.*}} : f32
 // CHECK: func.func @infer
-// CHECK: func.call @writer(%x, %[[INSIDE:.*]])
+// CHECK: func.call @writer(%x, %[[INSIDE:[a-z0-9_]+]])
 // CHECK-NEXT: func.call @reader(%[[INSIDE]], %y)
 func.func private @fill(%p : memref<11xf32>) {
   %zero = arith.constant 0 : index

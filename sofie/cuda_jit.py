@@ -80,6 +80,8 @@ def source_of(program: CudaProgram) -> str:
         if port.found:
             gives.append(f"static_cast<std::size_t *>(out[{count + next(late)}])")
     arguments = ", ".join([*sizes, *takes, *gives])
+    seed = "session.seed(seed, nullptr, call);" if program.draws else ""
+    unused = "" if program.draws else "[[maybe_unused]] "
     return f"""{chr(10).join(f"#include <{name}>" for name in program.includes)}
 #include <exception>
 {chr(10).join(program.runtime)}
@@ -121,6 +123,11 @@ void infer_device(
    session.infer_device({arguments}, stream);
 }}
 
+void begin_numbers({unused}Session &session, {unused}std::uint64_t seed, {unused}std::uint64_t call)
+{{
+   {seed}
+}}
+
 }} // namespace
 
 {source("device_calls.cuh")}
@@ -137,6 +144,7 @@ FUNCTIONS: dict[str, list[type]] = {
     "free": [_INT, _POINTER],
     "infer": [_INT, _POINTER, _SIZES, _POINTERS, _POINTERS],
     "infer_device": [_INT, _POINTER, _SIZES, _POINTERS, _POINTERS, _POINTER],
+    "seed": [_INT, _POINTER, ctypes.c_uint64, ctypes.c_uint64],
     "allocate": [_INT, ctypes.c_size_t, _POINTERS],
     "release": [_INT, _POINTER],
     "copy": [_INT, _POINTER, _POINTER, ctypes.c_size_t, _INT],
@@ -181,10 +189,26 @@ class Compiled:
         self.device, self._session = device.value, session
         self._in_use: list[tuple[ctypes.c_void_p, object]] = []
         self.state = np.zeros(2, np.uint64)
+        self._begun: list[int] | None = [0, 0]
         weakref.finalize(self, _close, self.unit, self.device, session, self._in_use)
 
     def seed(self, seed: int) -> None:
-        """Changes nothing: random numbers are not drawn on a GPU yet."""
+        """Begins the random numbers of this seed (modulo 2^64); equal seeds give equal numbers, call by call."""
+        self.state[:] = seed % 2**64, 0
+
+    def _begin(self) -> None:
+        """Tells the device what numbers come next, where it does not know: it counts its calls by itself.
+
+        A `LateModel` has one state for all that it compiles.
+        """
+        if self.program.draws and self._begun != self.state.tolist():
+            self.unit("seed", self.device, self._session, *self.state.tolist())
+        self._begun = None
+
+    def _drawn(self) -> None:
+        """A call has begun without an error, and so will the next one."""
+        self.state[1] += np.uint64(1)
+        self._begun = self.state.tolist()
 
     def run(self, inputs: Sequence[Array | Borrowed], sizes: Mapping[str, int] = NO_SIZES) -> list[Array | DeviceArray]:
         """The outputs, freshly allocated: on the device if an input is there. Sizes are those of the run, by name.
@@ -203,7 +227,9 @@ class Compiled:
             arrays = [np.empty(room, port.dtype) for room, port in zip(rooms, outputs, strict=True)]
             read = [array.ctypes.data for array in inputs if isinstance(array, np.ndarray)]
             written = [*(array.ctypes.data for array in arrays), *ends]
+            self._begin()
             self.unit("infer", self.device, self._session, numbers, _addresses(read), _addresses(written))
+            self._drawn()
             for port, shape in late:
                 k = outputs.index(port)
                 arrays[k] = arrays[k][: math.prod(shape.tolist())].reshape(shape).copy()
@@ -213,7 +239,9 @@ class Compiled:
         made = [DeviceArray(self.unit, self.device, r, np.dtype(p.dtype)) for r, p in zip(rooms, outputs, strict=True)]
         into = _addresses([*(array.pointer for array in made), *ends])
         read = [array.pointer for array in there]
+        self._begin()
         self.unit("infer_device", self.device, self._session, numbers, _addresses(read), into, None)
+        self._drawn()
         mark = ctypes.c_void_p()
         self.unit("mark", self.device, None, ctypes.byref(mark))
         self._in_use.append((mark, there))

@@ -26,7 +26,6 @@ from sofie.emit.printer import KernelPrinter
 from sofie.emit.sources import source
 from sofie.emit.spelling import ATOM, Expression, comment, listed, scalar_type, string, type_name
 from sofie.emit.variant import EntryPrinter, Variant
-from sofie.errors import SofieError
 from sofie.launches import (
     ALIASED,
     MODULE,
@@ -40,8 +39,7 @@ from sofie.launches import (
     shared_arrays,
     shared_bytes,
 )
-from sofie.random_state import state_of
-from sofie.rewrite import blame, node_names
+from sofie.rewrite import node_names
 from sofie.sizes import most
 from sofie.target import CPUS
 
@@ -65,6 +63,7 @@ RESERVED = frozenset(
         "room_",
         "graphs_",
         "graph_of_",
+        "random_state_",
     }
 )
 """Names in a session that no tensor may have."""
@@ -276,7 +275,7 @@ class CudaProgram(Program):
     @property
     def graphs(self) -> bool:
         """Whether the launches of a call can become one act: several of them, known before the first has run."""
-        several = len(self.calls) > 1 or any(call.parent_op() is not self.infer for call in self.calls)
+        several = len(self.calls) + self.draws > 1 or any(call.parent_op() is not self.infer for call in self.calls)
         return several and not self.reads_back
 
     @staticmethod
@@ -286,9 +285,10 @@ class CudaProgram(Program):
         return list(call.kernelOperands)
 
     def core(self, profile: bool = False) -> str:
-        """Prelude, kernels and entry: all that runs. Raises SofieError on what no kernel can do yet."""
+        """Prelude, kernels and entry: all that runs."""
         kernels, texts = self.printed, "\n\n".join(self.kernels)
         parts = [source("device.cuh"), *([source("graphs.cuh")] if self.graphs else [])]
+        parts += [source("random_state.cuh")] if self.draws else []
         parts += [source("tensor_cores.cuh")] if "detail::product_" in texts else []
         parts += [f"namespace kernels {{\n\n{texts}\n\n}} // namespace kernels" if kernels else ""]
         parts += [_prepare(self.large)] if self.large else []
@@ -316,10 +316,7 @@ def _prepare(large: Mapping[str, int]) -> str:
 
 def _entry(program: CudaProgram, nodes: Mapping[str, str]) -> str:
     """The function that launches everything, on pointers of the device."""
-    infer = program.variants[0].infer
-    if state_of(infer) is not None:
-        raise SofieError(f"{blame(infer)}: random numbers are not drawn on a GPU yet; compile the model for a CPU")
     printer = LaunchPrinter(offsets=program.offsets, nodes=nodes)
     printer.names("stream")
     parameters = ["const unsigned char *weights", "unsigned char *arena", "cudaStream_t stream"]
-    return printer.function(program, infer, "inline void launch(", parameters, {"weights", "arena", "stream"})
+    return printer.function(program, program.infer, "inline void launch(", parameters, {"weights", "arena", "stream"})

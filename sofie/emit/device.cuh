@@ -90,7 +90,9 @@ template <class T> SOFIE_DEVICE T shift_right(T a, T b)
 {
    if (static_cast<std::size_t>(b) < 8 * sizeof(T))
       return static_cast<T>(a >> b);
-   return a < T{} ? static_cast<T>(-1) : T{};
+   if constexpr (std::is_signed_v<T>)
+      return a < T{} ? static_cast<T>(-1) : T{};
+   return T{};
 }
 
 // The bits of a number as another type of its size.

@@ -90,6 +90,15 @@ int sofie_infer_device(
    });
 }
 
+// Begins the random numbers of a seed, with those of a call.
+int sofie_seed(int device, void *session, std::uint64_t seed, std::uint64_t call)
+{
+   return done([&] {
+      const Current current(device);
+      begin_numbers(*static_cast<Session *>(session), seed, call);
+   });
+}
+
 int sofie_allocate(int device, std::size_t bytes, void **memory)
 {
    return done([&] {

@@ -41,7 +41,8 @@ def device_session(program: CudaProgram, constructors: str) -> str:
     takes, gives = parameters(program)
     arguments = ["weights_.data()", "arena_.get()", "on" if program.graphs else "stream"]
     arguments += [f"static_cast<index>({name})" for name in program.sizes.values()]
-    arguments += [passed(p, const=True) for p in program.inputs] + [passed(p, const=False) for p in program.outputs]
+    arguments += [passed(p, const=True) for p in program.inputs] + ["random_state_.data()"] * program.draws
+    arguments += [passed(p, const=False) for p in program.outputs]
     arguments += [f"reinterpret_cast<index *>({p.found})" for p in program.late]
     spell = KernelPrinter(sizes=dict(program.sizes))
     rooms: dict[Port, int] = {}
@@ -98,7 +99,7 @@ public:
 {checked(program)}{chr(10).join(copies)}
       detail::check(cudaStreamSynchronize(stream), "the stream");
    }}
-
+{_SEED * program.draws}
 {returning(program)}
 
 private:{size_checks(program)}
@@ -110,15 +111,24 @@ private:{size_checks(program)}
 _GRAPHS = """The launches of a call become a CUDA graph, kept with their pointers and sizes and run again for the same;
    // without `graphs`, or where the stream is being captured, kernels are launched one by one."""
 _NO_GRAPHS = "There is nothing to make a CUDA graph of: the host reads numbers back, or there is one launch."
+_SEED = """
+   // Random numbers follow from the seed, which is 0 at first, and the number of calls since it was set: those that
+   // come to the stream afterwards begin with `call`.
+   void seed(std::uint64_t seed, cudaStream_t stream = nullptr, std::uint64_t call = 0)
+   {
+      random_state_.begin(seed, call, stream);
+   }
+"""
 
 
 def _launches(program: CudaProgram, arguments: Sequence[str]) -> str:
     """The statements that put the kernels on the stream."""
+    counts = "random_state_.advance({});"
     if not program.graphs:
-        return listed("      launch(", arguments, ");")
+        return listed("      launch(", arguments, ");") + f"\n      {counts.format('stream')}" * program.draws
     key = [f"static_cast<std::uintptr_t>({name})" for name in program.sizes.values()]
     key += [f"reinterpret_cast<std::uintptr_t>({p.parameter})" for p in (*program.inputs, *program.outputs)]
-    body = listed("         launch(", arguments, ");")
+    body = listed("         launch(", arguments, ");") + f"\n         {counts.format('on')}" * program.draws
     launches = f"      const auto launches = [&](cudaStream_t on) {{ {body.strip()} }};"
     if len(launches) > LINE or "\n" in launches:
         launches = f"      const auto launches = [&](cudaStream_t on) {{\n{body}\n      }};"
@@ -136,8 +146,9 @@ def _graphs_of(program: CudaProgram) -> str:
 
 
 def _members(program: CudaProgram) -> str:
-    """What a session remembers of its graphs."""
-    return f"\n   bool graphs_;\n   {_graphs_of(program)} graph_of_;" if program.graphs else ""
+    """What a session remembers of its graphs and of random numbers."""
+    graphs = f"\n   bool graphs_;\n   {_graphs_of(program)} graph_of_;" if program.graphs else ""
+    return "\n   detail::RandomState random_state_;" * program.draws + graphs
 
 
 def _copy(port: Port, place: int, spell: KernelPrinter, back: bool) -> str:

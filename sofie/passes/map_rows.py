@@ -382,7 +382,11 @@ class Sharing:
                 whole = gpu.AllReduceOp.from_op(gpu.AllReduceOpAttr(kind), part)
             total = body.add(whole, result.name_hint)
             if not _is_identity(first, kind):
-                combine = next(op for op in loop.walk() if COMBINED.get(type(op)) == kind and op.results)
+                combine = next(
+                    op
+                    for op in loop.walk()
+                    if COMBINED.get(type(op)) == kind and op.results[0].type == total.type  # not one of places
+                )
                 total = body.add(combine.clone(dict(zip(combine.operands, (self.values[first], total), strict=True))))
             self.values[result] = total
 

@@ -7,7 +7,8 @@
     func.call @gemm(%a, %b, %c)                    func.call @gemm(%a, %b) ; func.call @gemm_1(%b, %c)
 
 Iterations of one launch on a GPU wait for nobody; those of the next see all that it has written. What stands in no
-nest is one thread's work, as is a kernel whose nests share local memory.
+nest is one thread's work, as is a kernel whose nests share local memory. What writes nothing, since nobody reads its
+result, is launched no more.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from xdsl.passes import ModulePass
 
 from sofie.extents import symbols_by_argument
 from sofie.launches import is_pure, kernels_of, names_in, slice_of, starts_at_zero
+from sofie.memory import is_written
 from sofie.rewrite import erase
 
 
@@ -47,6 +49,17 @@ class SplitLaunches(ModulePass):
                 if call.callee.string_value() == kernel.sym_name.data:
                     _call(call, parts)
             erase(kernel)
+        for kernel in kernels_of(op):
+            if not any(is_written(argument) for argument in kernel.body.block.args):
+                _drop(op, kernel)
+
+
+def _drop(module: ModuleOp, kernel: func.FuncOp) -> None:
+    """Erases a kernel and its calls."""
+    for call in [o for o in module.walk() if isinstance(o, func.CallOp)]:
+        if call.callee.string_value() == kernel.sym_name.data:
+            erase(call)
+    erase(kernel)
 
 
 def _stages(kernel: func.FuncOp) -> list[list[Operation]]:

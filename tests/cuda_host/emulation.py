@@ -78,7 +78,7 @@ def run(program: Path, arguments: Sequence[str] = (), seed: int = 0) -> subproce
 def build(program: CudaProgram, _arch: str = "") -> Path:
     """The shared library of a program in which memory of the device is memory: of the very text that nvcc gets."""
     text = "\n".join([HOST.read_text(), EVENTS.read_text(), cuda_jit.source_of(program)])
-    return jit.build(text, (*jit.FLAGS, str(PLAIN.scheduler())))
+    return jit.build(text, (*jit.FLAGS, "-O1", str(PLAIN.scheduler())))
 
 
 @contextmanager

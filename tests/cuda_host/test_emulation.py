@@ -12,7 +12,6 @@ from onnx.reference import ReferenceEvaluator
 
 import sofie
 from sofie.compiler import Options, compile_model, generate, lower
-from sofie.emit.cuda import CudaProgram
 from tests import models
 from tests.cuda_host.emulation import ADDRESS, HOST, emulated
 from tests.emit.programs import FILES, assert_outputs, compile_and_run, session_code
@@ -70,12 +69,3 @@ def test_nothing_to_do_is_no_error() -> None:
         made = compile_model(model, Options(dims={"n": (0, 4)}, target="cuda"))
         for rows in (0, 4):
             assert made.run({"x": np.ones((rows, 3), np.float32)})["y"].shape == (rows, 3)
-
-
-def test_random_numbers_are_refused() -> None:
-    """Numbers that would not follow from the seed."""
-    node = helper.make_node("RandomUniformLike", ["x"], ["y"])
-    program = lower(models.build([node], {"x": [3]}, {"y": [3]}, {}), "m", Options(target="cuda"))
-    assert isinstance(program, CudaProgram)
-    with pytest.raises(sofie.SofieError, match="random numbers are not drawn on a GPU yet"):
-        program.core()

@@ -14,6 +14,8 @@ import pytest
 from sofie.compiler import Options, generate
 from tests import models
 from tests.bench.models import MODELS, model
+from tests.numerics import rows
+from tests.numerics.test_random import SMALL
 
 pytestmark = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
 
@@ -53,7 +55,8 @@ def compiled(folder: Path, protos: dict[str, onnx.ModelProto], architectures: Se
 
 def test_every_small_model_compiles(tmp_path: Path) -> None:
     """What g++ lets pass and nvcc does not: an exception specification, a built-in function that no device has."""
-    compiled(tmp_path, {name: make() for name, make in models.ALL.items()}, ("sm_90",))
+    protos = {name: make() for name, make in models.ALL.items()} | {"random": rows.model(SMALL)}
+    compiled(tmp_path, protos, ("sm_90",))
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -303,8 +303,8 @@ def main(folder: Path, peer: str, models: Sequence[str]) -> None:
     if why := absent(peer):
         print(json.dumps({"absent": why}))
         return
-    for model in models:
-        graph = json.loads((folder / f"{model}.graph.json").read_text())
+    graphs = {model: json.loads((folder / f"{model}.graph.json").read_text()) for model in models}
+    for model, graph in sorted(graphs.items(), key=lambda item: len(item[1]["nodes"])):  # the time may not do for all
         try:
             us = onnxruntime_us(graph) if peer == "onnxruntime" else torch_us(graph, peer)
             print(json.dumps({"model": model, "us": us}), flush=True)

@@ -41,8 +41,8 @@ def section(content: Content) -> str:
         "other; each at what the card was measured to do. Peers are in full float32, with weights of their own.",
         markdown(("geometric mean", "", "models", "worst"), list(_means(content, peers))),
         markdown(*_table(content, peers)),
-        "`error` is the largest difference from float64 over the largest element, in units of what is allowed: 4 times "
-        "ONNX Runtime's on a CPU, or 16 units of the last place.",
+        "`error` is the largest difference from float64 over the largest element, in units of what is allowed: 8 times "
+        "ONNX Runtime's on a CPU, or 128 units of the last place.",
     ]
     if absent := [(NAMES.get(peer, peer), why) for peer, why in content["absent"].items()]:
         parts.append(markdown(("not compared, or not with all", "reason"), absent))

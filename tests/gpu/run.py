@@ -35,7 +35,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("folder", nargs="?", type=Path, default=here, help="what `prepare` made [default: this one]")
     parser.add_argument("--models", help="comma-separated [default: all]")
     parser.add_argument("--peers", default=",".join(PEERS), help=f"comma-separated, of {','.join(PEERS)}; or none")
-    parser.add_argument("--seconds", type=float, default=450, help="when the peers end [default: 450]")
+    parser.add_argument("--seconds", type=float, default=450, help="when all ends [default: 450]")
     parser.add_argument("--model-seconds", type=float, default=30, help="the most for a model [default: 30]")
     return parser.parse_args(words)
 
@@ -53,7 +53,7 @@ def main(words: Sequence[str] | None = None) -> int:
     content["models"] = {name: known[name] for name in wanted}
     content["date"], content["driver"] = time.strftime("%Y-%m-%d"), driver()
     content["ceilings"] = ceilings(folder)
-    ours(folder, content["models"], given.model_seconds)
+    ours(folder, content["models"], given.model_seconds, start + given.seconds)
     content["floor"] = {name: floor(about, content["ceilings"]) for name, about in content["models"].items()}
     write(content, into)
     print(table(content), flush=True)
@@ -81,15 +81,16 @@ def write(content: Mapping[str, Any], into: Path) -> None:
 # -- ours --------------------------------------------------------------------------------------------------------------
 
 
-def ours(folder: Path, models: Mapping[str, Content], limit: float) -> None:
-    """Checks and times every model, and adds what its program tells, or `failed` with the reason."""
+def ours(folder: Path, models: Mapping[str, Content], limit: float, end: float) -> None:
+    """Checks and times every model until the end, and adds what its program tells, or `failed` with the reason."""
     program = runnable(folder / "models")
     with tempfile.TemporaryDirectory() as scratch:
         for name, about in models.items():
             data = Path(scratch, f"{name}.dat")
             data.write_bytes(lzma.decompress((folder / f"{name}.dat.xz").read_bytes()))
             shutil.copy(folder / f"{name}.expected", scratch)
-            about |= told([str(program), scratch, name], limit)
+            left = min(limit, end - time.monotonic())
+            about |= told([str(program), scratch, name], left) if left > 0 else {"failed": "no time was left"}
             data.unlink()
             print(f"{name}: {about.get('failed') or about.get('us')}", file=sys.stderr, flush=True)
 
@@ -107,7 +108,7 @@ def told(command: Sequence[str], limit: float, environment: Mapping[str, str] | 
             env={**os.environ, **(environment or {})},
         )
     except subprocess.TimeoutExpired:
-        return {"failed": f"took more than {limit:.0f} s"}
+        return {"failed": f"took more than {limit:.3g} s"}
     except OSError as error:
         return {"failed": str(error)}
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
@@ -131,8 +132,9 @@ def driver() -> str:
     """The version of the card's driver; empty where nothing tells."""
     try:
         command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip().split("\n")[0]
-    except (OSError, subprocess.CalledProcessError):
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)
+        return done.stdout.strip().split("\n")[0]
+    except (OSError, subprocess.SubprocessError):
         return ""
 
 

@@ -118,7 +118,27 @@ def test_a_model_that_hangs_is_left(folder: Path, tmp_path: Path, monkeypatch) -
     shutil.copytree(folder, spoilt)
     (spoilt / "models").write_text("#!/bin/sh\nexec sleep 60\n")
     status, told = run_folder(spoilt, tmp_path, monkeypatch, "--models", "alice_nn", "--model-seconds", "0.5")
-    assert status == 1 and told["models"]["alice_nn"]["failed"] == "took more than 0 s"
+    assert status == 1 and told["models"]["alice_nn"]["failed"] == "took more than 0.5 s"
+
+
+def test_a_run_ends_in_time(folder: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    """Models or peers that go on when the machine is about to be taken away."""
+    status, told = run_folder(
+        folder, tmp_path, monkeypatch, "--models", "alice_nn", "--seconds", "0", "--peers", "torch"
+    )
+    assert status == 1 and told["models"]["alice_nn"]["failed"] == "no time was left"
+    assert told["absent"]["torch"] == "no time was left"
+    assert "alice_nn: no time was left" in capsys.readouterr().out
+
+
+def test_what_a_peer_told_before_its_end_is_kept(tmp_path: Path) -> None:
+    """A column that is empty because its last model took too long, or crashed."""
+    (tmp_path / "peers.py").write_text(
+        'import sys, time\nprint(\'{"model": "a", "us": 2.0}\', flush=True)\n'
+        "print('noise')\ntime.sleep(60) if sys.argv[2] == 'slow' else sys.exit('no luck')\n"
+    )
+    assert run.times_of(tmp_path, "slow", ["a", "b"], 5) == ({"a": {"us": 2.0}}, "the time was over")
+    assert run.times_of(tmp_path, "broken", ["a", "b"], 60) == ({"a": {"us": 2.0}}, "no luck")
 
 
 def test_the_program_names_its_models(folder: Path) -> None:

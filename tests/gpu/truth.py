@@ -16,8 +16,9 @@ from tests.gpu.workloads import Workload
 
 SAMPLE = 64
 """So many rows of a workload that has rows are checked, the first and the last among them."""
-FACTOR, LEAST = 4, 16 * 2.0**-24
-"""An error may be so many times ONNX Runtime's, or some ULP of the largest element."""
+FACTOR, LEAST = 8, 128 * 2.0**-24
+"""An error may be so many times ONNX Runtime's, or some ULP of the largest element: other orders of summation come to a
+third of it, a product in tf32 to ten times."""
 
 
 def expected(workload: Workload) -> bytes:

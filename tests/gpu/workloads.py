@@ -14,7 +14,7 @@ from tests.bench import dense
 from tests.bench.graph import Graph
 from tests.bench.models import MODELS, model
 
-LARGE = 1 << 22
+LARGE = 1 << 21
 """The weights of a model of more bytes are rounded, so that they compress: a folder travels to the card's machine."""
 MANTISSA = 2
 """Bits of the mantissa that are left of them."""

@@ -42,9 +42,14 @@ class Results:
 
 
 def write(results: Results, folder: Path) -> None:
-    """Writes performance.md, .json and .svg."""
+    """Writes performance.md, .json and .svg; what a GPU did, on another machine, stays as it was."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "performance.md").write_text(page(results))
+    text, numbers = folder / "performance.md", folder / "performance.json"
+    kept = [s for s in _sections(text)[1:] if s.startswith(ON_A_GPU)] if text.exists() else []
+    earlier = json.loads(numbers.read_text()) if numbers.exists() else {}
+    text.write_text(page(results))
+    for section in kept:
+        put_section(ON_A_GPU, section, text)
     (folder / "performance.svg").write_text(plot(results.measured))
     content = {
         "date": date.today().isoformat(),
@@ -55,23 +60,40 @@ def write(results: Results, folder: Path) -> None:
         "models": [asdict(m) for m in results.measured],
         "ablation": results.ablation,
     }
-    (folder / "performance.json").write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+    content |= {"gpu": earlier["gpu"]} if "gpu" in earlier else {}
+    _write_json(content, numbers)
 
 
 def write_ablation(ablation: Ablation, folder: Path) -> None:
     """Puts the table of passes left out into the page and the JSON that are there, in the place of an earlier one."""
-    text, numbers = folder / "performance.md", folder / "performance.json"
-    content = json.loads(numbers.read_text())
-    content["ablation"] = ablation
-    numbers.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
-    start, *sections = text.read_text().rstrip("\n").split("\n\n## ")
-    table = "\n\n".join([WITHOUT, _ABLATION, _markdown(*_without(ablation))])
-    others = [section for section in sections if not section.startswith((WITHOUT, WHAT_DID_NOT_RUN))]
-    last = [section for section in sections if section.startswith(WHAT_DID_NOT_RUN)]
-    text.write_text("\n\n## ".join([start, *others, table, *last]) + "\n")
+    table = "\n\n".join([WITHOUT, _ABLATION, markdown(*_without(ablation))])
+    put("ablation", ablation, WITHOUT, table, folder)
 
 
-WITHOUT, WHAT_DID_NOT_RUN = "Without a pass", "What did not run"
+def put(key: str, numbers: object, title: str, section: str, folder: Path) -> None:
+    """Puts numbers under a key of the JSON that is there, and a section into the page, in the place of earlier ones."""
+    path = folder / "performance.json"
+    _write_json({**json.loads(path.read_text()), key: numbers}, path)
+    put_section(title, section, folder / "performance.md")
+
+
+def put_section(title: str, section: str, text: Path) -> None:
+    """Puts a section, which starts with its title, into a page: behind all but what did not run."""
+    start, *sections = _sections(text)
+    others = [other for other in sections if not other.startswith((title, WHAT_DID_NOT_RUN))]
+    last = [other for other in sections if other.startswith(WHAT_DID_NOT_RUN)]
+    text.write_text("\n\n## ".join([start, *others, section, *last]) + "\n")
+
+
+def _sections(text: Path) -> list[str]:
+    return text.read_text().rstrip("\n").split("\n\n## ")
+
+
+def _write_json(content: object, path: Path) -> None:
+    path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
+
+
+WITHOUT, WHAT_DID_NOT_RUN, ON_A_GPU = "Without a pass", "What did not run", "On a GPU"
 
 
 def page(results: Results) -> str:
@@ -90,29 +112,30 @@ def page(results: Results) -> str:
         f"floating-point operations, convolutions taken directly, at {results.ceilings.peak:.0f} GFLOP/s; and its "
         "weights, inputs and outputs once at the read bandwidth of the level of memory that holds them (GB/s: "
         f"{rates}), all measured in this run.",
-        _markdown(("geometric mean over the suite", "", "models", "worst"), _means(measured)),
+        markdown(("geometric mean over the suite", "", "models", "worst"), _means(measured)),
         "![time over ONNX Runtime's](performance.svg)",
         "## Ratios",
-        _markdown(*_ratios(measured)),
+        markdown(*_ratios(measured)),
         "`error` is the largest difference from float64 (onnx.reference) over the largest element, in units of ONNX "
         f"Runtime's; at most {ERROR_FACTOR}, or a few ULP, is the rule. `-O2` is the time of the header compiled with "
         "plain -O2 over the time with -O3 -march=native.",
         "## Times in microseconds",
-        _markdown(*_times(measured)),
+        markdown(*_times(measured)),
         "## Sizes and compile times",
-        _markdown(*_sizes(measured)),
+        markdown(*_sizes(measured)),
     ]
     if results.ablation:
-        parts += [f"## {WITHOUT}", _ABLATION, _markdown(*_without(results.ablation))]
+        parts += [f"## {WITHOUT}", _ABLATION, markdown(*_without(results.ablation))]
     if failed := [(m.model, SYSTEMS[s].label, why) for m in measured for s, why in m.failed.items()]:
-        parts += [f"## {WHAT_DID_NOT_RUN}", _markdown(("model", "system", "reason"), failed)]
+        parts += [f"## {WHAT_DID_NOT_RUN}", markdown(("model", "system", "reason"), failed)]
     return "\n\n".join(parts) + "\n"
 
 
 _ABLATION = "Time of the suite with one optional pass left out, over the time with all of them."
 
 
-def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of Markdown; numbers stand to the right."""
     lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
     return "\n".join(f"| {' | '.join(cell.replace('|', '/') for cell in line)} |" for line in lines)
 

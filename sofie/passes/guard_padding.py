@@ -6,7 +6,8 @@
     func.call @consumer(%p, ..)                                    memref.load %inside[%y - 1, %x - 1]
       memref.load %p[%y, %x]                                     } else { 0 }
 
-A GPU saves a launch and a way through the memory of the whole buffer for a comparison that hides behind a load.
+A GPU saves a launch and a way through the memory of the whole buffer for a comparison that hides behind a load. Where
+the producer only copies an argument of the model there, readers go to that instead, and the copy is gone too.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ class _Padded:
     low: Sequence[int]
     value: arith.ConstantOp
     readers: Sequence[func.CallOp]
+    copy: func.CallOp | None
+    """What has brought an argument there, where that is all."""
     done: bool = False
 
     @staticmethod
@@ -82,10 +85,11 @@ class _Padded:
         if not order[fill] < order[writer] < min(order[call] for call, _ in read):
             return None
         low = list(part.static_offsets.get_values())
-        inside = writer.operands[place]
+        source = _copied(kernels, writer, place)
+        inside = writer.operands[place] if source is None else source
         if len(shape_of(inside)) != len(shape_of(view.result)) or not all(_reads(kernels, c, k) for c, k in read):
             return None
-        return _Padded(view, fill, inside, low, value, [call for call, _ in read])
+        return _Padded(view, fill, inside, low, value, [call for call, _ in read], None if source is None else writer)
 
     def resolve(self, kernels: dict[str, func.FuncOp], calls: Sequence[func.CallOp], others: Sequence[_Padded]) -> None:
         """Guards its readers, with all buffers that the same kernels read in that place."""
@@ -116,6 +120,8 @@ class _Padded:
             for reader in padded.readers:
                 reader.operands[places[reader.callee.string_value()]] = padded.inside
             erase(padded.fill)
+            if padded.copy is not None:
+                erase(padded.copy)
             padded.done = True
 
     def _alike(self, other: _Padded) -> bool:
@@ -193,6 +199,20 @@ def _filled(kernels: dict[str, func.FuncOp], call: func.CallOp, place: int, whol
 def _writes_all(kernels: dict[str, func.FuncOp], call: func.CallOp, place: int) -> bool:
     argument = _argument(kernels, call, place)
     return argument is not None and _covers(kernels, call, argument)
+
+
+def _copied(kernels: dict[str, func.FuncOp], call: func.CallOp, place: int) -> SSAValue | None:
+    """The argument of the model that a call copies, element by element; None where it does anything else."""
+    argument = _argument(kernels, call, place)
+    assert argument is not None
+    (store,) = [use.operation for use in argument.uses]
+    assert isinstance(store, memref.StoreOp)
+    load = store.value.owner
+    if not isinstance(load, memref.LoadOp) or not isinstance(load.memref, BlockArgument):
+        return None
+    source = call.operands[load.memref.index]
+    same = load.memref.block is argument.block and list(load.indices) == list(store.indices)
+    return source if same and isinstance(source, BlockArgument) and shape_of(source) == shape_of(argument) else None
 
 
 def _covers(kernels: dict[str, func.FuncOp], call: func.CallOp, argument: BlockArgument) -> bool:

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
+
 from sofie.compiler import Options, lower
 from sofie.cuda_jit import nvcc
 from sofie.emit.cuda import CudaProgram
@@ -24,7 +26,8 @@ from tests.gpu.workloads import WORKLOADS
 
 ALONE = ("run.py", "peers.py")
 """What runs in the folder without this repository."""
-FLAGS = ("-std=c++17", "-O3", "-cudart", "static")
+FLAGS = ("-std=c++17", "-O3", "-cudart", "static", "-Xcompiler", "-static-libstdc++,-static-libgcc")
+"""The card's machine may have other libraries of C++ and of CUDA than this one."""
 MEGABYTES = 60
 """The most that a folder may hold."""
 
@@ -95,8 +98,6 @@ def build(name: str, folder: Path, compiler: Sequence[str], arch: str) -> Known:
 
 
 def _known(program: CudaProgram, flops: int | None) -> Known:
-    import numpy as np
-
     ports = sum(port.elements * np.dtype(port.dtype).itemsize for port in (*program.inputs, *program.outputs))
     weights = sum(array.nbytes for _, array in program.weights)
     return Known(flops or 0, ports + weights, program.kernel_calls, program.graphs)

@@ -66,6 +66,7 @@ public:
    {{
       detail::check(
           cudaMemcpy(memory_.get(), weights.data(), detail::weight_file_bytes, cudaMemcpyHostToDevice), "the weights");
+      detail::check(cudaStreamSynchronize(nullptr), "the weights"); // what is copied may still be on its way
    }}
 
    const unsigned char *data() const noexcept {{ return memory_.get(); }}

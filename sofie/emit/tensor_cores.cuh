@@ -5,45 +5,45 @@ namespace detail {
 using namespace cuda_host::instructions;
 #else
 
-SOFIE_DEVICE unsigned shared_address(const void *p) { return static_cast<unsigned>(__cvta_generic_to_shared(p)); }
+__device__ __forceinline__ unsigned shared_address(const void *p) { return static_cast<unsigned>(__cvta_generic_to_shared(p)); }
 
 // Copies 16 or 4 bytes; zeros where `valid` is false, and `from` is not read. The copies since the last commit are a
 // group; a wait leaves the N groups that were committed last in flight.
 #if __CUDA_ARCH__ >= 800
-SOFIE_DEVICE void cp_async16(void *to, const void *from, bool valid = true)
+__device__ __forceinline__ void cp_async16(void *to, const void *from, bool valid = true)
 {
    asm volatile(
        "cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(valid ? 16 : 0)
        : "memory");
 }
 
-SOFIE_DEVICE void cp_async4(void *to, const void *from, bool valid = true)
+__device__ __forceinline__ void cp_async4(void *to, const void *from, bool valid = true)
 {
    asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to)), "l"(from), "r"(valid ? 4 : 0)
                 : "memory");
 }
 
-SOFIE_DEVICE void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+__device__ __forceinline__ void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
-template <int N> SOFIE_DEVICE void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
+template <int N> __device__ __forceinline__ void cp_async_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(N) : "memory"); }
 #else // Turing: plain copies
-SOFIE_DEVICE void cp_async16(void *to, const void *from, bool valid = true)
+__device__ __forceinline__ void cp_async16(void *to, const void *from, bool valid = true)
 {
    *static_cast<uint4 *>(to) = valid ? *static_cast<const uint4 *>(from) : make_uint4(0, 0, 0, 0);
 }
 
-SOFIE_DEVICE void cp_async4(void *to, const void *from, bool valid = true)
+__device__ __forceinline__ void cp_async4(void *to, const void *from, bool valid = true)
 {
    *static_cast<unsigned *>(to) = valid ? *static_cast<const unsigned *>(from) : 0u;
 }
 
-SOFIE_DEVICE void cp_async_commit() {}
+__device__ __forceinline__ void cp_async_commit() {}
 
-template <int N> SOFIE_DEVICE void cp_async_wait() {}
+template <int N> __device__ __forceinline__ void cp_async_wait() {}
 #endif
 
 // Four matrices of 8 x 8 halves (or 8 x 4 floats): lane l brings the address of row l % 8 of matrix l / 8.
-SOFIE_DEVICE void ldmatrix_x4(unsigned (&r)[4], const void *row)
+__device__ __forceinline__ void ldmatrix_x4(unsigned (&r)[4], const void *row)
 {
    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
@@ -51,7 +51,7 @@ SOFIE_DEVICE void ldmatrix_x4(unsigned (&r)[4], const void *row)
                 : "memory");
 }
 
-SOFIE_DEVICE void ldmatrix_x4_trans(unsigned (&r)[4], const void *row)
+__device__ __forceinline__ void ldmatrix_x4_trans(unsigned (&r)[4], const void *row)
 {
    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
@@ -61,7 +61,7 @@ SOFIE_DEVICE void ldmatrix_x4_trans(unsigned (&r)[4], const void *row)
 
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 // d += a b, 16 x 8 results in float: of 16 terms in bf16 or fp16, or of 8 in tf32.
-SOFIE_DEVICE void mma_bf16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2])
+__device__ __forceinline__ void mma_bf16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2])
 {
    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
                 "{%0, %1, %2, %3};"
@@ -69,7 +69,7 @@ SOFIE_DEVICE void mma_bf16(float (&d)[4], const unsigned (&a)[4], const unsigned
                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-SOFIE_DEVICE void mma_fp16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2])
+__device__ __forceinline__ void mma_fp16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2])
 {
    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
                 "{%0, %1, %2, %3};"
@@ -77,7 +77,7 @@ SOFIE_DEVICE void mma_fp16(float (&d)[4], const unsigned (&a)[4], const unsigned
                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-SOFIE_DEVICE void mma_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2])
+__device__ __forceinline__ void mma_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2])
 {
    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
                 "{%0, %1, %2, %3};"
@@ -86,7 +86,7 @@ SOFIE_DEVICE void mma_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned
 }
 
 // To the nearest tf32 (ties away from zero): of any other float, mma ignores the low 13 bits.
-SOFIE_DEVICE unsigned to_tf32(float x)
+__device__ __forceinline__ unsigned to_tf32(float x)
 {
    unsigned r;
    asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(r) : "f"(x));
@@ -94,21 +94,21 @@ SOFIE_DEVICE unsigned to_tf32(float x)
 }
 
 // Two floats, rounded to the nearest, in one register.
-SOFIE_DEVICE unsigned pack_bf16(float low, float high)
+__device__ __forceinline__ unsigned pack_bf16(float low, float high)
 {
    unsigned r;
    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
    return r;
 }
 
-SOFIE_DEVICE unsigned pack_fp16(float low, float high)
+__device__ __forceinline__ unsigned pack_fp16(float low, float high)
 {
    unsigned r;
    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
    return r;
 }
 #else // Turing has halves alone, and eight terms at a time
-SOFIE_DEVICE void mma_fp16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2])
+__device__ __forceinline__ void mma_fp16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2])
 {
    for (int k = 0; k < 2; ++k)
       asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, "
@@ -117,7 +117,7 @@ SOFIE_DEVICE void mma_fp16(float (&d)[4], const unsigned (&a)[4], const unsigned
                    : "r"(a[2 * k]), "r"(a[2 * k + 1]), "r"(b[k]));
 }
 
-SOFIE_DEVICE unsigned pack_fp16(float low, float high)
+__device__ __forceinline__ unsigned pack_fp16(float low, float high)
 {
    unsigned r;
    asm("{ .reg .b16 l, h; cvt.rn.f16.f32 l, %1; cvt.rn.f16.f32 h, %2; mov.b32 %0, {l, h}; }"
@@ -132,11 +132,11 @@ SOFIE_DEVICE unsigned pack_fp16(float low, float high)
 // Floats as the words that tensor cores take.
 #define SOFIE_BITS(unsigned_word) bit_cast<std::int32_t>(unsigned_word)
 
-SOFIE_DEVICE std::int32_t narrow_fp16(float low, float high) { return SOFIE_BITS(pack_fp16(low, high)); }
+__device__ __forceinline__ std::int32_t narrow_fp16(float low, float high) { return SOFIE_BITS(pack_fp16(low, high)); }
 
 // d += a b on the registers of a thread: four results, four words of one factor and two of the other.
 #define SOFIE_PRODUCT(precision)                                                                            \
-   SOFIE_DEVICE void product_##precision(float *d, const std::int32_t *a, const std::int32_t *b)            \
+   __device__ __forceinline__ void product_##precision(float *d, const std::int32_t *a, const std::int32_t *b)            \
    {                                                                                                        \
       float sums[4] = {d[0], d[1], d[2], d[3]};                                                             \
       const unsigned x[4] = {bit_cast<unsigned>(a[0]), bit_cast<unsigned>(a[1]), bit_cast<unsigned>(a[2]),  \
@@ -149,8 +149,8 @@ SOFIE_DEVICE std::int32_t narrow_fp16(float low, float high) { return SOFIE_BITS
 
 SOFIE_PRODUCT(fp16)
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-SOFIE_DEVICE std::int32_t narrow_tf32(float x) { return SOFIE_BITS(to_tf32(x)); }
-SOFIE_DEVICE std::int32_t narrow_bf16(float low, float high) { return SOFIE_BITS(pack_bf16(low, high)); }
+__device__ __forceinline__ std::int32_t narrow_tf32(float x) { return SOFIE_BITS(to_tf32(x)); }
+__device__ __forceinline__ std::int32_t narrow_bf16(float low, float high) { return SOFIE_BITS(pack_bf16(low, high)); }
 SOFIE_PRODUCT(tf32)
 SOFIE_PRODUCT(bf16)
 #endif

@@ -11,8 +11,10 @@ from pathlib import Path
 import onnx
 import pytest
 
+from sofie.block_tiles import PRECISIONS
 from sofie.compiler import Options, generate
 from tests import models
+from tests.bench import dense
 from tests.bench.models import MODELS, model
 from tests.numerics import rows
 from tests.numerics.test_random import SMALL
@@ -23,27 +25,20 @@ ARCHITECTURES = ("sm_75", "sm_90", "sm_120")
 KERNEL = re.compile(r"Compiling entry function '(\S+)'.*?(\d+) bytes spill stores, (\d+) bytes spill loads", re.DOTALL)
 
 
-def compiled(folder: Path, protos: dict[str, onnx.ModelProto], architectures: Sequence[str]) -> dict[str, int]:
+def compiled(
+    folder: Path, protos: dict[str, onnx.ModelProto], architectures: Sequence[str], precision: str = "float32"
+) -> dict[str, int]:
     """Bytes that each kernel of some models spills, by architecture and mangled name; fails on a warning."""
     includes = ""
     for name, proto in protos.items():
         path = folder / f"{name}.onnx"
         onnx.save(proto, path)
-        includes += f'#include "{generate(path, folder, Options(target="cuda"), name).header}"\n'
+        made = generate(path, folder, Options(target="cuda", precision=precision), name)
+        includes += f'#include "{made.header}"\n'
     (folder / "all.cu").write_text(includes)
     spilled: dict[str, int] = {}
     for architecture in architectures:
-        command = [
-            "nvcc",
-            "-std=c++17",
-            f"-arch={architecture}",
-            "-Xptxas",
-            "-v",
-            "-cubin",
-            "all.cu",
-            "-o",
-            "all.cubin",
-        ]
+        command = ["nvcc", "-std=c++17", f"-arch={architecture}", "-Xptxas", "-v", "-c", "all.cu", "-o", "all.o"]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-2000:]
         assert "warning" not in done.stderr, done.stderr[-2000:]
@@ -66,11 +61,21 @@ def test_no_kernel_of_the_suite_spills(tmp_path: Path, name: str) -> None:
     assert not {kernel: size for kernel, size in spilled.items() if size}
 
 
+def _product(rows: int, terms: int, columns: int) -> onnx.ModelProto:
+    node = onnx.helper.make_node("MatMul", ["x", "w"], ["y"])
+    return models.build([node], {"x": [rows, terms], "w": [terms, columns]}, {"y": [rows, columns]}, {})
+
+
 @pytest.mark.parametrize("shape", [(4096, 4096, 4096), (1000, 300, 77), (128, 2048, 65)])
 def test_no_product_spills(tmp_path: Path, shape: tuple[int, int, int]) -> None:
     """As above, for the largest tile with and without edges."""
-    rows, terms, columns = shape
-    node = onnx.helper.make_node("MatMul", ["x", "w"], ["y"])
-    proto = models.build([node], {"x": [rows, terms], "w": [terms, columns]}, {"y": [rows, columns]}, {})
-    spilled = compiled(tmp_path, {"product": proto}, ARCHITECTURES)
+    spilled = compiled(tmp_path, {"product": _product(*shape)}, ARCHITECTURES)
+    assert not {kernel: size for kernel, size in spilled.items() if size}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS[1:])
+def test_no_product_by_tensor_cores_spills(tmp_path: Path, precision: str) -> None:
+    """The same with the words of two factors, and of what rounding leaves of them, in registers; several layers."""
+    protos = {"product": _product(1024, 2048, 1024), "layers": dense.higgs_dense("higgs", batch=4096).model()}
+    spilled = compiled(tmp_path, protos, ("sm_80", "sm_90"), precision)
     assert not {kernel: size for kernel, size in spilled.items() if size}

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sofie import pipeline
+from sofie import contraction, pipeline
 from sofie.compiler import Options, compile_model
-from sofie.passes import map_rows, map_tiles, merge_launches
+from sofie.passes import map_rows, merge_launches
 from sofie.support import spelled
 from tests.cuda_host.emulation import emulated
 from tests.cuda_host.test_conformance import chosen
@@ -26,7 +26,7 @@ LEFT_OUT = st.lists(st.sampled_from([s.name for s in pipeline.CUDA if s.optional
 CYCLES = st.sampled_from([0, merge_launches.CYCLES])
 SCHEDULES = st.fixed_dictionaries(
     {
-        (map_tiles, "LEAST_TERMS"): st.just(1),
+        (contraction, "LEAST_TERMS"): st.just(1),
         (map_rows, "SHORTEST"): st.sampled_from([2, map_rows.SHORTEST]),
         (map_rows, "LONG"): st.sampled_from([map_rows.LONG, 4]),
         (map_rows, "TURNS"): st.sampled_from([map_rows.TURNS, 1]),

@@ -51,14 +51,15 @@ class EntryPrinter(KernelPrinter):
 
     def statement(self, op: Operation) -> None:
         """The statement of one op of @infer."""
+        if isinstance(op, (memref.ViewOp, *VIEWS)) and not _is_used(op.results[0]):
+            return
         if isinstance(op, WeightOp):
             if _is_used(op.result):
                 self._point(op.result, "const ", "weights", self.offsets[op.blob.digest])
         elif isinstance(op, memref.ViewOp):
             shift = op.byte_shift.owner
             assert isinstance(shift, arith.ConstantOp) and isinstance(shift.value, IntegerAttr)
-            if _is_used(op.result):
-                self._point(op.result, "", "arena", shift.value.value.data)
+            self._point(op.result, "", "arena", shift.value.value.data)
         elif isinstance(op, func.CallOp):
             arguments = [self.pointer(v) if isinstance(v.type, MemRefType) else self.text(v) for v in op.arguments]
             callee = op.callee.root_reference.data

@@ -78,6 +78,8 @@ class DevicePrinter(KernelPrinter):
     def statement(self, op: Operation) -> None:
         """The statement of an op; the return of a kernel is its end."""
         if type(op) in PLACES:
+            if not op.results[0].uses:
+                return  # there is one block, or one warp
             name = self.names(op.results[0].name_hint or "place")
             self.line(f"const index {name} = {PLACES[type(op)]};")
             self.spelled[op.results[0]] = Expression(name, ATOM)

@@ -24,6 +24,7 @@ from sofie.emit.spelling import ATOM, Expression, comment, listed, scalar_type
 from sofie.emit.vectors import vector_types
 from sofie.errors import SofieError
 from sofie.extents import symbols_by_argument
+from sofie.memory import VIEWS
 from sofie.random_state import state_of
 from sofie.rewrite import blame, node_names
 from sofie.target import Cpu
@@ -50,14 +51,15 @@ class EntryPrinter(KernelPrinter):
 
     def statement(self, op: Operation) -> None:
         """The statement of one op of @infer."""
+        if isinstance(op, (memref.ViewOp, *VIEWS)) and not _is_used(op.results[0]):
+            return
         if isinstance(op, WeightOp):
-            if op.result.uses:
+            if _is_used(op.result):
                 self._point(op.result, "const ", "weights", self.offsets[op.blob.digest])
         elif isinstance(op, memref.ViewOp):
             shift = op.byte_shift.owner
             assert isinstance(shift, arith.ConstantOp) and isinstance(shift.value, IntegerAttr)
-            if op.result.uses:
-                self._point(op.result, "", "arena", shift.value.value.data)
+            self._point(op.result, "", "arena", shift.value.value.data)
         elif isinstance(op, func.CallOp):
             arguments = [self.pointer(v) if isinstance(v.type, MemRefType) else self.text(v) for v in op.arguments]
             callee = op.callee.root_reference.data
@@ -142,6 +144,11 @@ class EntryPrinter(KernelPrinter):
         kind = scalar_type(element_of(value))
         self.line(f"{const}{kind} *const {name} = detail::at<{const}{kind}>({base}, {offset});")
         self.pointers[value] = (name, 0)
+
+
+def _is_used(value: SSAValue) -> bool:
+    """Whether anything but views that nobody uses reads or writes a buffer."""
+    return any(not isinstance(use.operation, VIEWS) or _is_used(use.operation.results[0]) for use in value.uses)
 
 
 @dataclass(eq=False)

@@ -343,8 +343,8 @@ def _copy_where_not_free(function: func.FuncOp) -> None:
     outputs = [a for a, d in zip(function.body.block.args, attributes, strict=False) if "sofie.output" in d.data]
     sharing = _Sharing(function)
     for op in list(function.walk()):
-        if _scalar_group(op):
-            _copy_starts(cast(FusedOp, op), outputs)
+        if _scalar_group(op) and _copy_starts(cast(FusedOp, op), outputs):
+            sharing = _Sharing(function)
         if (around := op.parent_op()) is not None and _in_scalar_group(around):
             continue  # it is written so that every version of a tensor is used once
         for index in _written(op):
@@ -373,8 +373,9 @@ def _in_scalar_group(op: Operation) -> bool:
     return current is not None and _scalar_group(current)
 
 
-def _copy_starts(group: FusedOp, outputs: Sequence[SSAValue]) -> None:
-    """Scalar code updates its starts: one that others see too is copied before."""
+def _copy_starts(group: FusedOp, outputs: Sequence[SSAValue]) -> bool:
+    """Scalar code updates its starts: one that others see too is copied before. Returns whether any is."""
+    copied = False
     inside = set(group.walk())
     block = group.parent_block()
     assert block is not None
@@ -395,6 +396,8 @@ def _copy_starts(group: FusedOp, outputs: Sequence[SSAValue]) -> None:
         copy = structured.copy_op(target, empty.tensor)
         block.insert_ops_before([empty, copy], group)
         target.replace_uses_with_if(copy.results[0], lambda use: use.operation in inside)
+        copied = True
+    return copied
 
 
 def _writable(end: SSAValue, op: Operation, outputs: Sequence[SSAValue]) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from sofie import interpreter, pipeline
@@ -113,6 +113,23 @@ def copies(model: onnx.ModelProto) -> int:
 
     groups = [op for op in module.walk() if isinstance(op, FusedOp)]
     return sum(all(not structured.body_ops(m) for m in g.members() if m.regions) for g in groups)
+
+
+def test_a_copy_for_scalar_code_is_seen_by_what_follows() -> None:
+    """An op behind the copy that looks for it among the ops there were before, and fails."""
+    nodes = [
+        N("Tanh", ["x"], ["t"]),
+        N("HardSwish", ["t"], ["y"]),
+        N("Unsqueeze", ["x", "axis"], ["v"]),
+        N("ScatterElements", ["v", "i", "update"], ["s"]),
+        N("LeakyRelu", ["s"], ["unread"]),
+    ]
+    weights = {"axis": np.array([0]), "update": np.ones(1, np.float32)}
+    model = models.build(nodes, {"x": [], "i": [1]}, ["y"], weights, {"i": TensorProto.INT64})
+    module, feeds = load(model), {"x": np.float32(-2), "i": np.array([0])}
+    pipeline.run(module, pipeline.parse("fuse,assign-destinations,bufferize,plan-memory", ["fuse-elementwise"]))
+    for got, want in zip(interpreter.run(module, list(feeds.values())), reference(model, feeds), strict=True):
+        np.testing.assert_allclose(got, want, rtol=1e-6, atol=1e-6)
 
 
 def test_parts_of_a_concat_are_computed_in_place() -> None:

@@ -187,7 +187,7 @@ def kernels_of(module: ModuleOp) -> dict[str, tuple[str, str]]:
             bounds = str(op.known_block_size.get_values()[0])
             if isinstance(together := op.attributes.get(TOGETHER), IntegerAttr):
                 bounds += f", {together.value.data}"
-            text = printer.kernel(op, f"__global__ __launch_bounds__({bounds}) ", "")
+            text = printer.kernel(op, f"static __global__ __launch_bounds__({bounds}) ", "")
             if _is_narrow(op):  # nothing of a model is called `index`
                 text = [re.sub(r"\bindex\b", "int", line) for line in text]
             found[op.sym_name.data] = "\n".join([*says, *text]), nodes

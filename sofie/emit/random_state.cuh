@@ -3,13 +3,13 @@
 
 namespace detail {
 
-__global__ void begin_numbers(std::int64_t *state, std::int64_t seed, std::int64_t call)
+static __global__ void begin_numbers(std::int64_t *state, std::int64_t seed, std::int64_t call)
 {
    state[0] = seed;
    state[1] = call;
 }
 
-__global__ void next_call(std::int64_t *state) { ++state[1]; }
+static __global__ void next_call(std::int64_t *state) { ++state[1]; }
 
 class RandomState {
 public:

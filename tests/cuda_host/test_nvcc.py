@@ -79,3 +79,15 @@ def test_no_product_by_tensor_cores_spills(tmp_path: Path, precision: str) -> No
     protos = {"product": _product(1024, 2048, 1024), "layers": dense.higgs_dense("higgs", batch=4096).model()}
     spilled = compiled(tmp_path, protos, ("sm_80", "sm_90"), precision)
     assert not {kernel: size for kernel, size in spilled.items() if size}
+
+
+def test_two_files_of_a_program_may_include_a_model(tmp_path: Path) -> None:
+    """A kernel that the linker finds twice."""
+    node = onnx.helper.make_node("RandomUniformLike", ["x"], ["y"])
+    onnx.save(models.build([node], {"x": [3]}, {"y": [3]}, {}), tmp_path / "m.onnx")
+    generate(tmp_path / "m.onnx", tmp_path, Options(target="cuda"), "m")
+    (tmp_path / "a.cu").write_text('#include "m.cuh"\nint main() { return 0; }\n')
+    (tmp_path / "b.cu").write_text('#include "m.cuh"\n')
+    command = ["nvcc", "-std=c++17", "-arch=sm_90", "a.cu", "b.cu", "-o", "program"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "warning" not in done.stderr, done.stderr[-2000:]

@@ -80,7 +80,7 @@ def write(name: str, folder: Path) -> tuple[CudaProgram, Known]:
     """Writes all about a model but its object file: text, compressed weights, what is expected, the peers' graph."""
     workload, scratch = WORKLOADS[name], folder / "build"
     proto = workload.model()
-    program = lower(proto, name, Options(target="cuda"))
+    program = lower(proto, name, Options(target="cuda", precision=workload.precision))
     assert isinstance(program, CudaProgram)
     (scratch / f"{name}.cuh").write_text(program.header())
     (scratch / f"{name}.cu").write_text(unit(program))

@@ -23,11 +23,13 @@ MANTISSA = 2
 @dataclass(frozen=True)
 class Workload:
     """A model. make: at a number of rows, where it takes any. rows: the first extent of the outputs and of the inputs
-    called `input`, whose rows are independent, so that some of them are checked; None where all is.
+    called `input`, whose rows are independent, so that some of them are checked; None where all is. precision: what
+    products are computed in.
     """
 
     make: Callable[[int], onnx.ModelProto]
     rows: int | None = None
+    precision: str = "float32"
 
     def model(self, rows: int | None = None) -> onnx.ModelProto:
         """The model, with rounded weights where they are large."""
@@ -72,7 +74,9 @@ def _of_suite(name: str, _rows: int) -> onnx.ModelProto:
 WORKLOADS: Mapping[str, Workload] = {
     **{name: Workload(partial(_of_suite, name)) for name in MODELS},
     "higgs_dense_b1048576": Workload(_higgs, 1 << 20),
+    **{f"higgs_dense_b1048576_{p}": Workload(_higgs, 1 << 20, p) for p in ("tf32x3", "tf32", "bf16")},
     "product_4096": Workload(partial(product, width=4096), 4096),
+    **{f"product_4096_{p}": Workload(partial(product, width=4096), 4096, p) for p in ("tf32x3", "tf32", "bf16")},
     "softmax_8192x1024": Workload(partial(_rows_of, "softmax", width=1024), 8192),
     "layernorm_8192x1024": Workload(partial(_rows_of, "layernorm", width=1024), 8192),
 }

@@ -6,7 +6,7 @@ using index = std::ptrdiff_t;
 
 #ifndef SOFIE_LAUNCH // where CUDA is emulated, that defines both
 #define SOFIE_LAUNCH(kernel, blocks, threads, shared_bytes, stream, ...) \
-   kernel<<<static_cast<unsigned>(blocks), static_cast<unsigned>(threads), shared_bytes, stream>>>(__VA_ARGS__)
+   kernel<<<blocks, threads, shared_bytes, stream>>>(__VA_ARGS__)
 // An array in the shared memory that its kernel is launched with.
 #define SOFIE_SHARED(T, name, byte_offset, count) \
    T *const name = reinterpret_cast<T *>(detail::dynamic_shared() + (byte_offset))

@@ -82,6 +82,8 @@ __thread Place place{};
 namespace {
 
 constexpr std::size_t page = 4096, stack_bytes = 256 * 1024;
+// Each library that is loaded keeps so many stacks at most from launch to launch: a process has 65,530 mappings.
+constexpr std::size_t stacks_kept = 64;
 constexpr std::size_t shared_default = 48 * 1024, shared_most = 227 * 1024;
 constexpr unsigned warp_size = 32, most_threads = 1024;
 
@@ -548,6 +550,10 @@ void Scheduler::run(const Launch &given)
    become(nullptr);
    acquire(&finished);
    past.clear();
+   if (!own_stacks && fibers.size() > stacks_kept) {
+      idle.clear();
+      fibers.clear();
+   }
 }
 
 void run(const Launch &launch)

@@ -120,7 +120,7 @@ def test_fault_of_an_emulated_model_is_an_error(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(CudaProgram, "core", broken)
     model = models.mlp()
     with emulated():
-        made = compile_model(model, Options(target="cuda"))
+        made = compile_model(model, Options(target="cuda", without=["merge-launches"]))
         for _ in range(2):
             with pytest.raises(SofieError, match=r"kernel kernels::\S+, block \(0,0,0\): not every thread reaches"):
                 made.run(models.feeds(model))

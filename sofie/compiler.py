@@ -250,12 +250,12 @@ class Model:
 
     def _run(self, arrays: Sequence[object]) -> list[Any]:
         sizes: dict[str, int] = {}
-        given = [self._taken(a, p, sizes) for a, p in zip(arrays, self.inputs, strict=True)]
+        given: list[Any] = [self._taken(a, p, sizes) for a, p in zip(arrays, self.inputs, strict=True)]
         for symbol in self.program.sizes:
             number = sizes[symbol.name]
             if not symbol.low <= number <= symbol.high:
                 raise SofieError(f"{symbol.name} is {number}, the model was compiled for {symbol.low} to {symbol.high}")
-        return self.compiled.run(given, sizes)  # type: ignore[arg-type]  # a CPU's are all arrays of the host
+        return list(self.compiled.run(given, sizes))
 
     def _taken(self, value: object, port: Port, sizes: dict[str, int]) -> Array | Borrowed:
         """An input as the compiled code takes it: a device's where it is, or a contiguous array of the port's type."""

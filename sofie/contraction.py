@@ -277,7 +277,6 @@ class Factor:
 
     def fetch(self, body: Body, thread: SSAValue, start: SSAValue, terms: Sequence[SSAValue], depth: SSAValue) -> None:
         """Loads this thread's elements of the step that starts at a term."""
-        zero = body.add(arith.ConstantOp(FloatAttr(0.0, f32)))
         each = self.arithmetic.terms
         known = affine.constant(depth)
         full = known is not None and known % (self.arithmetic.depth * each) == 0
@@ -288,11 +287,18 @@ class Factor:
             for k in range(each):
                 term = here.plus(near, k)
                 inside = here.both(self.within(here, row), None if full else here.less(term, depth))
-                (found,) = here.choose(inside, lambda there: [self.element(there, row, term, terms)], [zero])  # noqa: B023
-                here.store(found, self.next, n, here.number(k))
+                here.store(self.guarded(here, inside, row, term, terms), self.next, n, here.number(k))
             return []
 
         body.loop(0, self.count, 1, element, name="n", unroll=True)
+
+    def guarded(
+        self, body: Body, inside: SSAValue | None, row: SSAValue, term: SSAValue, terms: Sequence[SSAValue]
+    ) -> SSAValue:
+        """The factor at a row and a term where a condition holds, else zero."""
+        zero = body.add(arith.ConstantOp(FloatAttr(0.0, f32)))
+        (value,) = body.choose(inside, lambda there: [self.element(there, row, term, terms)], [zero])
+        return value
 
     def element(self, body: Body, row: SSAValue, term: SSAValue, terms: Sequence[SSAValue]) -> SSAValue:
         """The factor at a row and a term, of loops of so many terms."""

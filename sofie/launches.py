@@ -32,6 +32,7 @@ from xdsl.utils.type import get_element_type_or_self
 from sofie import affine
 from sofie.dialects.types import bytes_of
 from sofie.extents import ARGUMENTS
+from sofie.memory import VIEWS, memory_of
 from sofie.naming import Namer
 from sofie.rewrite import erase
 
@@ -59,8 +60,6 @@ ALIASED = "sofie.aliased"
 TOGETHER = "nvvm.minctasm"
 """On a `gpu.func`, as in MLIR: how many blocks a processor shall have registers for."""
 
-VIEWS = (memref.SubviewOp, memref.CastOp, memref.CollapseShapeOp, memref.ExpandShapeOp, memref.ReinterpretCastOp)
-
 
 def is_pure(op: Operation) -> bool:
     """Whether an op only computes a value or another view: every thread may do that for itself."""
@@ -70,6 +69,19 @@ def is_pure(op: Operation) -> bool:
 def kernels_of(module: ModuleOp) -> list[func.FuncOp]:
     """The kernels that are not mapped yet."""
     return [f for f in module.body.block.ops if isinstance(f, func.FuncOp) and f.sym_name.data != "infer"]
+
+
+def infer_of(module: ModuleOp) -> func.FuncOp:
+    """The function that calls them."""
+    return next(f for f in module.body.block.ops if isinstance(f, func.FuncOp) and f.sym_name.data == "infer")
+
+
+def erase_uncalled(module: ModuleOp) -> None:
+    """Erases the kernels that nobody calls any more."""
+    called = {c.callee.string_value() for c in module.walk() if isinstance(c, func.CallOp)}
+    for kernel in kernels_of(module):
+        if kernel.sym_name.data not in called:
+            erase(kernel)
 
 
 def nest_of(kernel: func.FuncOp) -> scf.ParallelOp | None:
@@ -475,9 +487,8 @@ def put_launch(here: Body, function: gpu.FuncOp, blocks: SSAValue, operands: Seq
 
 def _view_of(value: SSAValue) -> memref.ViewOp | None:
     """The part of the arena that a buffer lies in; None where it is an argument or a weight."""
-    while isinstance(value.owner, VIEWS):
-        value = value.owner.operands[0]
-    return value.owner if isinstance(value.owner, memref.ViewOp) else None
+    owner = memory_of(value).owner
+    return owner if isinstance(owner, memref.ViewOp) else None
 
 
 def arena_range(value: SSAValue) -> tuple[int, int] | None:

@@ -36,8 +36,10 @@ from sofie.launches import (
     Body,
     Numbers,
     arena_range,
+    erase_uncalled,
     extents_of,
     holder_of,
+    infer_of,
     is_pure,
     kernels_of,
     names_in,
@@ -71,7 +73,7 @@ class FuseLayers(ModulePass):
             asked = printable(self.precision)
             raise SofieError(f"fuse-layers: {asked!r} is no precision; choose {', '.join(PRECISIONS)}")
         kernels = {k.sym_name.data: k for k in kernels_of(op)}
-        infer = next(f for f in op.body.block.ops if isinstance(f, func.FuncOp) and f.sym_name.data == "infer")
+        infer = infer_of(op)
         fused = False
         for chain in self._chains(infer, kernels):
             plan = _plan(chain, self.precision, self.memory)
@@ -79,10 +81,7 @@ class FuseLayers(ModulePass):
                 _Fusing(op, chain, plan).fuse()
                 fused = True
         if fused:
-            called = {c.callee.string_value() for c in op.walk() if isinstance(c, func.CallOp)}
-            for name, kernel in kernels.items():
-                if name not in called:
-                    erase(kernel)
+            erase_uncalled(op)
             shrink_arena(infer)
 
     def _chains(self, infer: func.FuncOp, kernels: dict[str, func.FuncOp]) -> list[list[Layer]]:
@@ -361,7 +360,6 @@ class _Fusing:
     def _enter(self, body: Body, layer: Layer, how: Arithmetic, values: Values, bounds: Sequence[SSAValue]) -> None:
         """Brings this block's rows, with zeros behind their terms and for rows beyond the last."""
         rows, words = self._rows(layer, how, values, bounds), _words(layer, how)
-        zero = body.add(arith.ConstantOp(FloatAttr(0.0, f32)))
 
         def word(here: Body, number: SSAValue, _: list[SSAValue]) -> list[SSAValue]:
             place = here.plus(here.times(number, BLOCK), self.thread)
@@ -371,11 +369,7 @@ class _Fusing:
             for k in range(how.terms):
                 term = here.plus(here.times(across, how.terms), k)
                 inside = here.both(rows.within(here, row), here.less(term, layer.terms))
-                found += here.choose(
-                    inside,
-                    lambda there, row=row, term=term: [rows.element(there, row, term, [there.number(layer.terms)])],  # type: ignore[misc]
-                    [zero],
-                )
+                found.append(rows.guarded(here, inside, row, term, [here.number(layer.terms)]))
             here.store(how.pack(here, found), self.act, across, down)
             return []
 

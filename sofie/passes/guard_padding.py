@@ -26,7 +26,8 @@ from xdsl.rewriter import Rewriter
 
 from sofie import affine
 from sofie.dialects.types import shape_of
-from sofie.launches import VIEWS, Body, Numbers, extents_of, kernels_of, nest_of
+from sofie.launches import Body, Numbers, erase_uncalled, extents_of, infer_of, kernels_of, nest_of
+from sofie.memory import VIEWS
 from sofie.rewrite import erase
 from sofie.sizes import is_static
 
@@ -39,14 +40,12 @@ class GuardPadding(ModulePass):
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         kernels = {k.sym_name.data: k for k in kernels_of(op)}
-        infer = next(f for f in op.body.block.ops if isinstance(f, func.FuncOp) and f.sym_name.data == "infer")
+        infer = infer_of(op)
         found = [p for v in infer.body.block.ops if isinstance(v, memref.ViewOp) and (p := _Padded.of(v, kernels))]
         calls = [o for o in op.walk() if isinstance(o, func.CallOp)]
         for padded in found:
             padded.resolve(kernels, calls, found)
-        for name, kernel in kernels.items():
-            if not any(c.callee.string_value() == name for c in op.walk() if isinstance(c, func.CallOp)):
-                erase(kernel)
+        erase_uncalled(op)
 
 
 @dataclass
@@ -224,10 +223,11 @@ def _covers(kernels: dict[str, func.FuncOp], call: func.CallOp, argument: BlockA
     (store,) = stores
     if not isinstance(store, memref.StoreOp) or store.memref is not argument:
         return False
-    variables, extents = list(nest.body.block.args), extents_of(nest)
+    variables: list[SSAValue] = list(nest.body.block.args)
+    extents = extents_of(nest)
     for index, extent in zip(store.indices, shape_of(argument), strict=True):
         known = affine.constant(index) == 0 and extent == 1
-        if not known and (index not in variables or extents[variables.index(index)] != extent):  # type: ignore[arg-type]
+        if not known and (index not in variables or extents[variables.index(index)] != extent):
             return False
     named = [v for v in store.indices if v in variables]
     return len(set(named)) == len(named)

@@ -23,7 +23,7 @@ from xdsl.context import Context
 from xdsl.dialects import arith, func, gpu, memref, scf
 from xdsl.dialects.builtin import AnyFloat, FloatAttr, IntegerAttr, IntegerType, MemRefType, ModuleOp
 from xdsl.dialects.gpu import AllReduceOpEnum
-from xdsl.ir import Attribute, BlockArgument, Operation, SSAValue
+from xdsl.ir import Attribute, Operation, SSAValue
 from xdsl.passes import ModulePass
 
 from sofie import affine
@@ -33,7 +33,6 @@ from sofie.launches import (
     BLOCK,
     PARTIALS_BYTES,
     SHARED_BYTES,
-    VIEWS,
     WARP,
     Body,
     Frame,
@@ -45,6 +44,7 @@ from sofie.launches import (
     starts_at_zero,
 )
 from sofie.loops import trips
+from sofie.memory import memory_of
 
 COMBINED: dict[type[Operation], AllReduceOpEnum] = {
     arith.AddfOp: AllReduceOpEnum.Add,
@@ -439,12 +439,6 @@ def _writes(op: Operation) -> bool:
 
 def _touched(op: Operation) -> tuple[set[SSAValue], set[SSAValue]]:
     """The memory that an op reads, and that it writes."""
-    reads = {_root(o.memref) for o in op.walk() if isinstance(o, memref.LoadOp)}
-    writes = {_root(o.memref) for o in op.walk() if isinstance(o, memref.StoreOp)}
+    reads = {memory_of(o.memref) for o in op.walk() if isinstance(o, memref.LoadOp)}
+    writes = {memory_of(o.memref) for o in op.walk() if isinstance(o, memref.StoreOp)}
     return reads, writes
-
-
-def _root(value: SSAValue) -> SSAValue:
-    while not isinstance(value, BlockArgument) and isinstance(value.owner, VIEWS):
-        value = value.owner.operands[0]
-    return value

@@ -32,9 +32,11 @@ from sofie.launches import (
     Body,
     Numbers,
     bytes_in,
+    erase_uncalled,
     extents_of,
     holder_of,
     in_order,
+    infer_of,
     is_pure,
     kernels_of,
     names_in,
@@ -66,13 +68,9 @@ class MergeLaunches(ModulePass):
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         kernels = {k.sym_name.data: k for k in kernels_of(op)}
         small = {name for name, kernel in kernels.items() if _cycles(kernel) <= self.cycles}
-        infer = next(f for f in op.body.block.ops if isinstance(f, func.FuncOp) and f.sym_name.data == "infer")
-        for run in _runs(infer.body.block, small):
+        for run in _runs(infer_of(op).body.block, small):
             _Merging(op, kernels, run).merge()
-        called = {c.callee.string_value() for c in op.walk() if isinstance(c, func.CallOp)}
-        for name, kernel in kernels.items():
-            if name not in called:
-                erase(kernel)
+        erase_uncalled(op)
 
 
 def _cycles(kernel: func.FuncOp) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,8 +15,8 @@ from sofie.emit.cuda import CudaProgram
 from tests import models
 
 
-def program(**options: object) -> CudaProgram:
-    lowered = lower(models.mlp("n"), "m", Options(target="cuda", dims={"n": (1, 3)}, **options))  # type: ignore[arg-type]
+def program(**options: Any) -> CudaProgram:
+    lowered = lower(models.mlp("n"), "m", Options(target="cuda", dims={"n": (1, 3)}, **options))
     assert isinstance(lowered, CudaProgram)
     return lowered
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -47,9 +49,9 @@ std::vector<float> input(std::size_t rows, float scale)
 """
 
 
-def run(folder: Path, model: onnx.ModelProto, body: str, **options: object) -> None:
+def run(folder: Path, model: onnx.ModelProto, body: str, **options: Any) -> None:
     """Runs the body of a `main` on a model of the name m; memory that is not freed ends in an error."""
-    sofie.generate(model, folder, name="m", target="cuda", without=APART, **options)  # type: ignore[arg-type]
+    sofie.generate(model, folder, name="m", target="cuda", without=APART, **options)
     main = f"{COUNTING}{MLP}\nint main()\n{{\n{body}\n   return 0;\n}}\n"
     compile_and_run(folder, main, (*ADDRESS.flags, "-Wno-unknown-pragmas", str(ADDRESS.scheduler())))
 
@@ -160,9 +162,9 @@ def test_what_the_host_reads_is_in_no_graph(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("make", "has"), [(models.mlp, True), (models.choices, False)])
-def test_only_a_program_with_graphs_carries_their_text(make: object, has: bool) -> None:
+def test_only_a_program_with_graphs_carries_their_text(make: Callable[[], onnx.ModelProto], has: bool) -> None:
     """A session that cannot use what it compiles."""
-    program = lower(make(), "m", Options(target="cuda", without=APART))  # type: ignore[operator]
+    program = lower(make(), "m", Options(target="cuda", without=APART))
     assert isinstance(program, CudaProgram)
     assert program.graphs == has
     assert ("class Graphs" in program.header()) == has

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -176,9 +177,9 @@ def net(rows: int | str, widths: Sequence[int], also: Sequence[int] = ()) -> onn
     return models.build(nodes, shapes, dict(reversed(outputs.items())), {})
 
 
-def layered(precision: str, **options: object) -> Options:
+def layered(precision: str, **options: Any) -> Options:
     """Layers together from 16 rows on."""
-    return Options(target="cuda", passes=f"{pipeline.GPU}{{precision={precision} rows=16}}", **options)  # type: ignore[arg-type]
+    return Options(target="cuda", passes=f"{pipeline.GPU}{{precision={precision} rows=16}}", **options)
 
 
 @pytest.mark.parametrize("precision", ERRORS)

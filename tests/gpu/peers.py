@@ -6,10 +6,12 @@ float32, several sets of inputs that lie on the card, and the median of several 
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -209,7 +211,7 @@ def torch_us(graph: Graph, peer: str) -> float:
         function = torch.compile(function, mode="max-autotune-no-cudagraphs", dynamic=False)
     with torch.inference_mode():
         if peer == "torch":
-            return us_of([lambda s=s: function(*s) for s in sets], torch.cuda.synchronize)  # type: ignore[misc]
+            return us_of([partial(function, *s) for s in sets], torch.cuda.synchronize)
         kept, graphs = [], []
         stream = torch.cuda.Stream()
         with torch.cuda.stream(stream):
@@ -273,7 +275,7 @@ def onnxruntime_us(graph: Graph, provider: str = "CUDAExecutionProvider", device
             value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(about["shape"], _dtype(about), device, 0)
             binding.bind_ortvalue_output(about["name"], value)
         bindings.append(binding)
-    acts = [lambda b=b: session.run_with_iobinding(b) for b in bindings]  # type: ignore[misc]
+    acts = [partial(session.run_with_iobinding, b) for b in bindings]
     return us_of(acts, bindings[0].synchronize_outputs)
 
 
@@ -283,10 +285,10 @@ def onnxruntime_us(graph: Graph, provider: str = "CUDAExecutionProvider", device
 def absent(peer: str) -> str:
     """Why a peer cannot run here; empty where it can."""
     try:
-        import numpy  # noqa: F401
+        importlib.import_module("numpy")
 
         if peer == "onnxruntime":
-            import onnx  # noqa: F401
+            importlib.import_module("onnx")
             import onnxruntime
 
             there = "CUDAExecutionProvider" in onnxruntime.get_available_providers()

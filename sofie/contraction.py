@@ -6,7 +6,7 @@ A factor is whatever the product multiplies: a matrix, the windows of a convolut
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from xdsl.dialects import arith, memref, scf
@@ -320,6 +320,41 @@ class Factor:
             return []
 
         body.loop(0, self.count, 1, element, name="n", unroll=True)
+
+
+def add_up(
+    body: Body,
+    thread: SSAValue,
+    moving: Sequence[Factor],
+    terms: Sequence[SSAValue],
+    readers: Callable[[Body, SSAValue, SSAValue], tuple[Reader, Reader]],
+    sums: SSAValue,
+) -> None:
+    """Adds up the products of all terms, of loops of so many: while one step is multiplied, the next is on its way.
+
+    moving: the factors that come step by step. readers: how both are read, of the step before a number, which lies in
+    the half that is given.
+    """
+    how = moving[0].arithmetic
+    whole, depth = body.product(terms), how.depth * how.terms
+    steps = body.filled(whole, depth)
+
+    def step(here: Body, number: SSAValue, _: list[SSAValue]) -> list[SSAValue]:
+        more, term = here.less(number, steps), here.times(number, depth)
+        this, other = here.modulo(number, 2), here.modulo(here.plus(number, 1), 2)
+        this.name_hint, other.name_hint = "half", "other"
+        left, right = readers(here, number, other)
+        fetching = here.when(more)
+        for factor in moving:
+            factor.fetch(fetching, thread, term, terms, whole)
+        how.multiply(here.when(here.add(arith.CmpiOp(number, here.number(0), "sgt"))), thread, left, right, sums)
+        keeping = here.when(more)
+        for factor in moving:
+            factor.keep(keeping, thread, this)
+        here.barrier()
+        return []
+
+    body.loop(0, body.plus(steps, 1), 1, step, name="step", unroll=False)
 
 
 def made_by(value: SSAValue, nest: scf.ParallelOp) -> list[Operation]:

@@ -25,8 +25,8 @@ from xdsl.ir import Block, BlockArgument, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
 
 from sofie import affine
-from sofie.block_tiles import PRECISIONS, Arithmetic, Scalar, TensorCores, Tile
-from sofie.contraction import Factor, Product, Values, made_by
+from sofie.block_tiles import PRECISIONS, Arithmetic, Reader, Scalar, TensorCores, Tile
+from sofie.contraction import Factor, Product, Values, add_up, made_by
 from sofie.dialects.sofie import WeightOp
 from sofie.dialects.types import strides_of
 from sofie.errors import SofieError, printable
@@ -392,28 +392,13 @@ class _Fusing:
             "w",
         )
         weights.prepare(body, self.stage)
-        sums, steps = how.start(body, "sums"), _words(layer, how) // how.depth
-        depth = body.number(layer.terms)
+        sums = how.start(body, "sums")
 
-        def step(here: Body, number: SSAValue, _: list[SSAValue]) -> list[SSAValue]:
-            more, term = here.less(number, steps), here.times(number, how.depth * how.terms)
-            this, other = here.modulo(number, 2), here.modulo(here.plus(number, 1), 2)
+        def readers(here: Body, number: SSAValue, half: SSAValue) -> tuple[Reader, Reader]:
             behind = here.times(here.minus(number, 1), how.depth)
-            this.name_hint, other.name_hint = "half", "other"
-            weights.fetch(here.when(more), self.thread, term, [depth], depth)
-            multiplying = here.when(here.add(arith.CmpiOp(number, here.number(0), "sgt")))
-            how.multiply(
-                multiplying,
-                self.thread,
-                lambda there, k, row: there.load(self.act, there.plus(behind, k), row),
-                weights.reader(other),
-                sums,
-            )
-            weights.keep(here.when(more), self.thread, this)
-            here.barrier()
-            return []
+            return lambda there, k, row: there.load(self.act, there.plus(behind, k), row), weights.reader(half)
 
-        body.loop(0, steps + 1, 1, step, name="step", unroll=False)
+        add_up(body, self.thread, [weights], [body.number(layer.terms)], readers, sums)
         return sums
 
     def _finished(

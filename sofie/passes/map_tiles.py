@@ -21,13 +21,13 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from xdsl.context import Context
-from xdsl.dialects import arith, func, scf
+from xdsl.dialects import func, scf
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import SSAValue
 from xdsl.passes import ModulePass
 
 from sofie.block_tiles import PRECISIONS, Arithmetic, best
-from sofie.contraction import Factor, Product
+from sofie.contraction import Factor, Product, add_up
 from sofie.errors import SofieError, printable
 from sofie.launches import BLOCK, Body, Frame, kernels_of, nest_of
 
@@ -118,25 +118,7 @@ class _Mapping:
     def _sum(self, body: Body, thread: SSAValue, left: Factor, right: Factor, sums: SSAValue) -> None:
         """Adds up the products of all terms, or of a part of them."""
         terms = [self.frame.values[loop.ub] for loop in self.product.inner]
-        whole, depth = body.product(terms), self.arithmetic.depth * self.arithmetic.terms
-        steps = body.filled(whole, depth)
-
-        def step(here: Body, number: SSAValue, _: list[SSAValue]) -> list[SSAValue]:
-            more, term = here.less(number, steps), here.times(number, depth)
-            this, other = here.modulo(number, 2), here.modulo(here.plus(number, 1), 2)
-            this.name_hint, other.name_hint = "half", "other"
-            fetching = here.when(more)
-            for factor in (left, right):
-                factor.fetch(fetching, thread, term, terms, whole)
-            multiplying = here.when(here.add(arith.CmpiOp(number, here.number(0), "sgt")))
-            self.arithmetic.multiply(multiplying, thread, left.reader(other), right.reader(other), sums)
-            keeping = here.when(more)
-            for factor in (left, right):
-                factor.keep(keeping, thread, this)
-            here.barrier()
-            return []
-
-        body.loop(0, body.plus(steps, 1), 1, step, name="step", unroll=False)
+        add_up(body, thread, (left, right), terms, lambda _, __, half: (left.reader(half), right.reader(half)), sums)
 
     def _store(self, body: Body, thread: SSAValue, left: Factor, right: Factor, sums: SSAValue) -> None:
         """What the nest does with each sum."""

@@ -16,8 +16,9 @@ from xdsl.dialects import arith
 from xdsl.dialects.builtin import FloatAttr, f32, i32
 from xdsl.ir import Attribute, SSAValue
 
+from sofie.body import Body
 from sofie.dialects.sofie import NARROW_TERMS, MmaOp, NarrowOp
-from sofie.launches import BLOCK, WARP, Body
+from sofie.launches import BLOCK, WARP
 
 PROCESSORS = 132
 """Those of an H100 or H200; a card with fewer is as well served by as many tiles."""

@@ -15,8 +15,9 @@ from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 
 from sofie import affine
 from sofie.block_tiles import Arithmetic, Reader
+from sofie.body import Body
 from sofie.dialects.types import strides_of
-from sofie.launches import BLOCK, Body, extents_of, is_pure
+from sofie.launches import BLOCK, extents_of, is_pure
 
 LEAST_TERMS = 16
 UNKNOWN = 4096

@@ -17,6 +17,7 @@ from xdsl.dialects import arith, gpu, memref, scf
 from xdsl.dialects.builtin import IndexType, IntegerAttr, MemRefType, ModuleOp
 from xdsl.ir import Block, Operation, SSAValue
 
+from sofie.body import ROLLED, UNROLL
 from sofie.dialects.sofie import MmaOp, NarrowOp
 from sofie.dialects.types import shape_of_type
 from sofie.dialects.upstream import SubgroupReduceOp
@@ -30,10 +31,8 @@ from sofie.launches import (
     ALIASED,
     MODULE,
     PARTIALS_BYTES,
-    ROLLED,
     SHARED_BYTES,
     TOGETHER,
-    UNROLL,
     WARP,
     is_shared,
     shared_arrays,

@@ -26,6 +26,7 @@ from xdsl.passes import ModulePass
 
 from sofie import affine
 from sofie.block_tiles import PRECISIONS, Arithmetic, Reader, Scalar, TensorCores, Tile
+from sofie.body import Body, Numbers
 from sofie.contraction import Factor, Product, Values, add_up, made_by
 from sofie.dialects.sofie import WeightOp
 from sofie.dialects.types import strides_of
@@ -33,8 +34,6 @@ from sofie.errors import SofieError, printable
 from sofie.extents import ARGUMENTS
 from sofie.launches import (
     BLOCK,
-    Body,
-    Numbers,
     arena_range,
     erase_uncalled,
     extents_of,

@@ -25,8 +25,9 @@ from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
 
 from sofie import affine
+from sofie.body import Body, Numbers
 from sofie.dialects.types import shape_of
-from sofie.launches import Body, Numbers, erase_uncalled, extents_of, infer_of, kernels_of, nest_of
+from sofie.launches import erase_uncalled, extents_of, infer_of, kernels_of, nest_of
 from sofie.memory import VIEWS
 from sofie.rewrite import erase
 from sofie.sizes import is_static

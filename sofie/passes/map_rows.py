@@ -27,6 +27,7 @@ from xdsl.ir import Attribute, Operation, SSAValue
 from xdsl.passes import ModulePass
 
 from sofie import affine
+from sofie.body import Body
 from sofie.dialects.types import strides_of
 from sofie.dialects.upstream import SubgroupReduceOp
 from sofie.launches import (
@@ -34,7 +35,6 @@ from sofie.launches import (
     PARTIALS_BYTES,
     SHARED_BYTES,
     WARP,
-    Body,
     Frame,
     bytes_in,
     extents_of,

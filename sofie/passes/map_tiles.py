@@ -27,9 +27,10 @@ from xdsl.ir import SSAValue
 from xdsl.passes import ModulePass
 
 from sofie.block_tiles import PRECISIONS, Arithmetic, best
+from sofie.body import Body
 from sofie.contraction import Factor, Product, add_up
 from sofie.errors import SofieError, printable
-from sofie.launches import BLOCK, Body, Frame, kernels_of, nest_of
+from sofie.launches import BLOCK, Frame, kernels_of, nest_of
 
 LEAST_RESULTS = 32 * 1024
 """With fewer, tiles would leave most processors idle: a warp or a thread each is better."""

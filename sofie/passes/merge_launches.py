@@ -24,13 +24,12 @@ from xdsl.ir import Block, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
 
 from sofie import affine
+from sofie.body import Body, Numbers
 from sofie.dialects.sofie import WeightOp
 from sofie.dialects.types import shape_of
 from sofie.launches import (
     ALIASED,
     WARP,
-    Body,
-    Numbers,
     bytes_in,
     erase_uncalled,
     extents_of,

@@ -18,6 +18,7 @@ from xdsl.ir import Attribute, SSAValue
 
 from sofie.body import Body
 from sofie.dialects.sofie import NARROW_TERMS, MmaOp, NarrowOp
+from sofie.errors import SofieError, printable
 from sofie.launches import BLOCK, WARP
 
 PROCESSORS = 132
@@ -26,6 +27,13 @@ PRECISIONS = ("float32", "tf32x3", "tf32", "bf16", "fp16")
 """What products can be computed in; sums are float32 in all of them. tf32x3 is three products in tf32, for float32's
 accuracy; infinite numbers come out of it as NaN.
 """
+
+
+def check_precision(whose: str, precision: str) -> None:
+    """Raises SofieError, for who was given it, where a precision is none of `PRECISIONS`."""
+    if precision not in PRECISIONS:
+        raise SofieError(f"{whose}: {printable(precision)!r} is no precision; choose {', '.join(PRECISIONS)}")
+
 
 Reader = Callable[[Body, SSAValue, SSAValue], SSAValue]
 """Reads a factor's word of a row, or column, of the tile."""

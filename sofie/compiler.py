@@ -16,7 +16,7 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.utils.arg_spec import ArgSpec
 
 from sofie import cuda_jit, jit, pipeline, weight_file
-from sofie.block_tiles import PRECISIONS
+from sofie.block_tiles import check_precision
 from sofie.device_array import Borrowed, borrowed
 from sofie.emit.cmake import cmake_target
 from sofie.emit.cpp import Program
@@ -84,8 +84,7 @@ class Options:
         """The passes to run for a GPU. Raises SofieError on names that do not exist, and on what only a CPU has."""
         threads, blas = ("--threads", self.threads != 1), ("--blas", self.blas != "none")
         _only_for_cpus(self.target, blas, threads, ("--reproducible", self.reproducible))
-        if self.precision not in PRECISIONS:
-            raise SofieError(f"--precision {printable(self.precision)}: choose one of {', '.join(PRECISIONS)}")
+        check_precision("--precision", self.precision)
         options = {name: ArgSpec(name, {"precision": (self.precision,)}) for name in ("fuse-layers", "map-tiles")}
         passes = pipeline.GPU if self.passes == pipeline.DEFAULT else self.passes
         return pipeline.parse(passes, self.without, options if self.precision != "float32" else None)

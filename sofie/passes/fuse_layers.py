@@ -25,12 +25,11 @@ from xdsl.ir import Block, BlockArgument, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
 
 from sofie import affine
-from sofie.block_tiles import PRECISIONS, Arithmetic, Reader, Scalar, TensorCores, Tile
+from sofie.block_tiles import Arithmetic, Reader, Scalar, TensorCores, Tile, check_precision
 from sofie.body import Body, Numbers
 from sofie.contraction import Factor, Product, Values, add_up, made_by
 from sofie.dialects.sofie import WeightOp
 from sofie.dialects.types import strides_of
-from sofie.errors import SofieError, printable
 from sofie.extents import ARGUMENTS
 from sofie.launches import (
     BLOCK,
@@ -68,9 +67,7 @@ class FuseLayers(ModulePass):
     memory: int = MEMORY
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        if self.precision not in PRECISIONS:
-            asked = printable(self.precision)
-            raise SofieError(f"fuse-layers: {asked!r} is no precision; choose {', '.join(PRECISIONS)}")
+        check_precision(self.name, self.precision)
         kernels = {k.sym_name.data: k for k in kernels_of(op)}
         infer = infer_of(op)
         fused = False

@@ -26,10 +26,9 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.ir import SSAValue
 from xdsl.passes import ModulePass
 
-from sofie.block_tiles import PRECISIONS, Arithmetic, best
+from sofie.block_tiles import Arithmetic, best, check_precision
 from sofie.body import Body
 from sofie.contraction import Factor, Product, add_up
-from sofie.errors import SofieError, printable
 from sofie.launches import BLOCK, Frame, kernels_of, nest_of
 
 LEAST_RESULTS = 32 * 1024
@@ -46,10 +45,7 @@ class MapTiles(ModulePass):
     least: int = LEAST_RESULTS
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        if self.precision not in PRECISIONS:
-            raise SofieError(
-                f"map-tiles: {printable(self.precision)!r} is no precision; choose {', '.join(PRECISIONS)}"
-            )
+        check_precision(self.name, self.precision)
         for kernel in kernels_of(op):
             nest = nest_of(kernel)
             product = None if nest is None else Product.of(nest)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from xdsl.dialects import arith
+from xdsl.dialects import arith, memref
 from xdsl.dialects.builtin import IntegerAttr, MemRefType
 from xdsl.ir import BlockArgument, SSAValue
+
+from sofie.dialects.scalars import WORD, LoadWordOp
+from sofie.dialects.types import strides_of
 
 
 def constant(value: SSAValue) -> int | None:
@@ -49,3 +52,15 @@ def step(base: SSAValue, indices: Sequence[SSAValue], strides: Sequence[int], lo
             return None
         total += moved * stride
     return total
+
+
+Load = memref.LoadOp | LoadWordOp
+Access = Load | memref.StoreOp
+
+
+def movement(op: Access, loop: SSAValue) -> int | None:
+    """How many elements, or words, an access moves when a loop advances; None where that is no number of them."""
+    moved = step(op.memref, list(op.indices), strides_of(op.memref), loop)
+    if moved is None or not isinstance(op, LoadWordOp):
+        return moved
+    return moved // WORD if moved % WORD == 0 else None

@@ -1,7 +1,8 @@
 """How a block multiplies two factors that lie in its memory: tiles, what each thread has of one, and the arithmetic.
 
 A factor's part for a step is an array of words, [word of terms][row], in the block's memory. `Scalar` gives each thread
-a small matrix of results, in float32; `TensorCores` gives each warp one of 16 x 8 products of PTX's mma.sync.
+a small matrix of results, in the type of the sums; `TensorCores` gives each warp one of 16 x 8 products of PTX's
+mma.sync. A word of bytes is a term: `Dots` is `Scalar` for these.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from xdsl.dialects import arith
-from xdsl.dialects.builtin import FloatAttr, f32, i32
+from xdsl.dialects.builtin import Float32Type, FloatAttr, IntegerAttr, IntegerType, f32, i16, i32
 from xdsl.ir import Attribute, SSAValue
 
 from sofie.body import Body
-from sofie.dialects.sofie import NARROW_TERMS, MmaOp, NarrowOp
+from sofie.dialects.scalars import DotOp, JoinOp
+from sofie.dialects.sofie import BYTES, NARROW_TERMS, MmaOp, NarrowOp
 from sofie.errors import SofieError, printable
 from sofie.launches import BLOCK, WARP
 
@@ -105,9 +107,23 @@ class Arithmetic(ABC):
         return 1
 
     @property
+    def sum(self) -> Float32Type | IntegerType:
+        """The type of a sum."""
+        return f32
+
+    @property
+    def term(self) -> Attribute:
+        """The type of a term, as the factors have it."""
+        return self.sum
+
+    @property
     def word(self) -> Attribute:
         """The type of a word."""
-        return f32
+        return self.term
+
+    def add(self, body: Body, a: SSAValue, b: SSAValue) -> SSAValue:
+        """Two sums as one."""
+        return body.add((arith.AddfOp if self.sum == f32 else arith.AddiOp)(a, b))
 
     def pack(self, body: Body, values: Sequence[SSAValue]) -> SSAValue:
         """The word of some terms."""
@@ -120,17 +136,16 @@ class Arithmetic(ABC):
 
     def start(self, body: Body, name: str) -> SSAValue:
         """Sums of a thread, all zero."""
-        sums = body.room(self.shape, f32, name)
-        zero = body.add(arith.ConstantOp(FloatAttr(0.0, f32)))
+        sums, zero = body.room(self.shape, self.sum, name), zero_of(body, self.sum)
         self._every(body, lambda here, *place: here.store(zero, sums, *place))
         return sums
 
     def gather(self, body: Body, sums: SSAValue, totals: SSAValue) -> None:
         """Adds sums to totals, and starts them afresh."""
-        zero = body.add(arith.ConstantOp(FloatAttr(0.0, f32)))
+        zero = zero_of(body, self.sum)
 
         def add(here: Body, *place: SSAValue) -> None:
-            total = here.add(arith.AddfOp(here.load(totals, *place), here.load(sums, *place)))
+            total = self.add(here, here.load(totals, *place), here.load(sums, *place))
             here.store(total, totals, *place)
             here.store(zero, sums, *place)
 
@@ -154,6 +169,12 @@ class Arithmetic(ABC):
         """Does something with each sum of a thread; those of a word's columns follow one another."""
 
 
+def zero_of(body: Body, kind: Attribute) -> SSAValue:
+    """Nothing, of a type of terms or sums."""
+    zero = IntegerAttr(0, kind) if isinstance(kind, IntegerType) else FloatAttr(0.0, f32)
+    return body.add(arith.ConstantOp(zero))
+
+
 def nested(
     body: Body, rows: int, columns: int, make: Callable[[Body, SSAValue, SSAValue], None], names: str = "ij"
 ) -> None:
@@ -173,6 +194,18 @@ def nested(
 class Scalar(Arithmetic):
     """Each thread has a small matrix of results: for each term a column of one factor times a row of the other."""
 
+    kind: Float32Type | IntegerType = f32
+
+    @property
+    def sum(self) -> Float32Type | IntegerType:
+        """The one that it is made for."""
+        return self.kind
+
+    def multiplied(self, body: Body, total: SSAValue, left: SSAValue, right: SSAValue) -> SSAValue:
+        """A sum with one more product."""
+        product = body.add((arith.MulfOp if self.sum == f32 else arith.MuliOp)(left, right))
+        return self.add(body, total, product)
+
     @property
     def depth(self) -> int:
         """Fewer where a thread has few registers left for what is on its way."""
@@ -190,8 +223,8 @@ class Scalar(Arithmetic):
             x, w = self._part(here, thread, left, k, True), self._part(here, thread, right, k, False)
 
             def add(there: Body, i: SSAValue, j: SSAValue) -> None:
-                product = there.add(arith.MulfOp(there.load(x, i), there.load(w, j)))
-                there.store(there.add(arith.AddfOp(there.load(sums, i, j), product)), sums, i, j)
+                total = self.multiplied(there, there.load(sums, i, j), there.load(x, i), there.load(w, j))
+                there.store(total, sums, i, j)
 
             nested(here, self.tile.thread_rows, self.tile.thread_columns, add)
             return []
@@ -201,7 +234,7 @@ class Scalar(Arithmetic):
     def _part(self, body: Body, thread: SSAValue, read: Reader, k: SSAValue, row: bool) -> SSAValue:
         """What a thread needs of a term of one factor, in registers."""
         count = self.tile.thread_rows if row else self.tile.thread_columns
-        part = body.room([count], f32, "x" if row else "w")
+        part = body.room([count], self.word, "x" if row else "w")
 
         def load(here: Body, n: SSAValue, _: list[SSAValue]) -> list[SSAValue]:
             here.store(read(here, k, self._place(here, thread, row, n)), part, n)
@@ -236,14 +269,29 @@ class Scalar(Arithmetic):
 
 
 @dataclass(frozen=True)
+class Dots(Scalar):
+    """The same with a dot product of four bytes for each multiply-add. signs: one of `BYTES`."""
+
+    kind: Float32Type | IntegerType = i32
+    signs: str = BYTES[0]
+
+    def multiplied(self, body: Body, total: SSAValue, left: SSAValue, right: SSAValue) -> SSAValue:
+        """A sum with four more products."""
+        x, w = (left, right) if self.signs == BYTES[0] else (right, left)
+        return body.add(DotOp(total, x, w))
+
+
+@dataclass(frozen=True)
 class TensorCores(Arithmetic):
-    """Eight warps, each with products of 16 x 8 by mma.sync: registers as PTX gives them to lanes. down, across: how
-    many warps are below each other, and side by side.
+    """Eight warps, each with products of 16 x 8 by mma.sync: registers as PTX gives them to lanes. precision: one of
+    `PRECISIONS`, or of `BYTES` for words of four. down, across: how many warps are below each other, and side by side.
+    coded: whether terms come as codes of the precision.
     """
 
     precision: str
     down: int = 2
     across: int = 4
+    coded: bool = False
 
     padding: ClassVar[int] = 8
     together: ClassVar[int] = 1
@@ -254,9 +302,19 @@ class TensorCores(Arithmetic):
         return self._thrice
 
     @property
+    def sum(self) -> Float32Type | IntegerType:
+        """Of bytes, integers."""
+        return i32 if self.precision in BYTES else f32
+
+    @property
+    def term(self) -> Attribute:
+        """Codes, or what is rounded to the precision."""
+        return i16 if self.coded else self.sum
+
+    @property
     def terms(self) -> int:
-        """Two of 16 bits fill a word."""
-        return NARROW_TERMS[self._narrow]
+        """Two of 16 bits fill a word; bytes come as words."""
+        return NARROW_TERMS.get(self._narrow, 1)
 
     @property
     def word(self) -> Attribute:
@@ -283,7 +341,9 @@ class TensorCores(Arithmetic):
 
     def pack(self, body: Body, values: Sequence[SSAValue]) -> SSAValue:
         """Rounded to the precision."""
-        return values[0] if self._thrice else body.add(NarrowOp(self._narrow, values))
+        if self.coded:
+            return body.add(JoinOp(values))
+        return values[0] if self._thrice or self.precision in BYTES else body.add(NarrowOp(self._narrow, values))
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -367,9 +427,10 @@ class TensorCores(Arithmetic):
         nested(body, self._rows, self._columns, four)
 
 
-def best(precision: str, batch: int, rows: int, columns: int) -> Arithmetic:
-    """The best tile of all for a result of so many rows and columns, in a precision."""
-    if precision == "float32":
-        return Scalar(min(TILES, key=lambda tile: tile.cost(batch, rows, columns)))
-    fit = [tile for tile in TILES if tile.rows >= 32 and tile.columns >= 32]
-    return TensorCores(min(fit, key=lambda tile: tile.cost(batch, rows, columns)), precision)
+LARGE = tuple(tile for tile in TILES if tile.rows >= 32 and tile.columns >= 32)
+"""Those that eight warps of tensor cores share."""
+
+
+def best(tiles: Sequence[Tile], batch: int, rows: int, columns: int) -> Tile:
+    """The best tile of some for a result of so many rows and columns."""
+    return min(tiles, key=lambda tile: tile.cost(batch, rows, columns))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from xdsl.utils.arg_spec import ArgSpec
 from sofie import cuda_jit, jit, pipeline, weight_file
 from sofie.block_tiles import check_precision
 from sofie.device_array import Borrowed, borrowed
+from sofie.dialects.scalars import DotOp
 from sofie.emit.cmake import cmake_target
 from sofie.emit.cpp import Program
 from sofie.emit.cuda import CudaProgram, as_variant
@@ -30,9 +32,10 @@ from sofie.files import write
 from sofie.frontends.dimensions import Dim
 from sofie.frontends.onnx import inline_functions, load, read_model
 from sofie.frontends.operands import needed, operand_inputs
+from sofie.frontends.variables import Variables, name_columns, prepare, spelled
 from sofie.naming import Namer, identifier
 from sofie.sizes import bind
-from sofie.target import CPUS, Cpu, check_arch, cpus
+from sofie.target import CPUS, WITH_VNNI, Cpu, check_arch, cpus
 from sofie.weights import Array
 
 Source = str | Path | bytes | onnx.ModelProto
@@ -48,11 +51,12 @@ class Options:
 
     dims: sizes of free dimensions, by name or "input:axis"; a pair (low, high) leaves one to the run. values: inputs
     that become constants. operands: what inputs will be that tell shapes or axes. cpu: a name of `sofie.target`, or
-    "multi": x86-64 v2, v3 and v4 together. blas: "none" or "cblas". passes: the pipeline. without: optional passes to
-    leave out. reproducible: the same bits on every CPU, by every compiler and optimisation level. threads: how many
+    "multi": x86-64 v2, v3 and v4 together, and VNNI for bytes. blas: "none" or "cblas". passes: the pipeline.
+    without: optional passes to leave out. reproducible: the same bits on every CPU, by every compiler and optimisation
+    level. threads: how many
     run a large kernel. target: "cpu", or "cuda" or "hip" for a GPU; for those the pipeline is `cuda`, and what is
     of CPUs may not be asked. arch: the GPU's architecture, as "sm_90", for its compiler. precision: of products on a
-    GPU, one of `sofie.block_tiles.PRECISIONS`.
+    GPU, one of `sofie.block_tiles.PRECISIONS`. variables: what is done to variables of inputs before the model.
     """
 
     dims: Mapping[str, Dim] = field(default_factory=dict)
@@ -68,12 +72,24 @@ class Options:
     target: str = "cpu"
     arch: str = ""
     precision: str = "float32"
+    variables: Variables = field(default_factory=dict)
 
     @property
     def asked(self) -> tuple[str, ...]:
-        """What was asked of the passes, as words of the command line."""
-        pipelines = [f"--pipeline '{self.passes}'"] if self.passes not in (pipeline.DEFAULT, pipeline.GPU) else []
-        return (*pipelines, *(f"--without {name}" for name in self.without))
+        """What the text of a program and the layout of its weights follow from, as words of the command line."""
+        sizes = {k: f"{v[0]}..{v[1]}" if isinstance(v, tuple) else str(v) for k, v in self.dims.items()}
+        words = [f"--dim {quote(f'{key}={size}')}" for key, size in sizes.items()]
+        words += [f"--set {quote(f'{key}={_word(value)}')}" for key, value in self.values.items()]
+        words += [f"--{name} {value}" for name, value, usual in self._named() if value != usual]
+        words += [f"--variables {quote(spelled(self.variables))}"] if self.variables else []
+        words += ["--reproducible"] * self.reproducible
+        words += [f"--pipeline '{self.passes}'"] if self.passes not in (pipeline.DEFAULT, pipeline.GPU) else []
+        return (*words, *(f"--without {name}" for name in self.without))
+
+    def _named(self) -> list[tuple[str, object, object]]:
+        """Options that are one word: name, value and default."""
+        named = [("blas", self.blas, "none"), ("threads", self.threads, 1)]
+        return [*named, ("target", self.target, "cpu"), ("precision", self.precision, "float32")]
 
     @property
     def targets(self) -> tuple[Cpu, ...]:
@@ -85,9 +101,14 @@ class Options:
         threads, blas = ("--threads", self.threads != 1), ("--blas", self.blas != "none")
         _only_for_cpus(self.target, blas, threads, ("--reproducible", self.reproducible))
         check_precision("--precision", self.precision)
-        options = {name: ArgSpec(name, {"precision": (self.precision,)}) for name in ("fuse-layers", "map-tiles")}
+        in_precision: dict[str, tuple[str]] = {} if self.precision == "float32" else {"precision": (self.precision,)}
+        of_bytes: dict[str, tuple[str]] = {"bytes": ("dot",)} if self.target == "hip" else {}
+        options = {
+            "fuse-layers": ArgSpec("fuse-layers", {**in_precision}),
+            "map-tiles": ArgSpec("map-tiles", {**in_precision, **of_bytes}),
+        }
         passes = pipeline.GPU if self.passes == pipeline.DEFAULT else self.passes
-        return pipeline.parse(passes, self.without, options if self.precision != "float32" else None)
+        return pipeline.parse(passes, self.without, options)
 
     def stages(self, target: Cpu | None = None) -> list[pipeline.Stage]:
         """The passes to run for a CPU, the least one if none is given. Raises SofieError on names that do not exist."""
@@ -105,6 +126,11 @@ class Options:
             "pack-weights": ArgSpec("pack-weights", {} if self.blas == "none" else {"panel": (0,)}),
         }
         return pipeline.parse(self.passes, self.without, options)
+
+
+def _word(value: object) -> str:
+    """The value of an input that became a constant, as the command line writes it."""
+    return ",".join(str(element).lower() for element in np.asarray(value).reshape(-1).tolist())
 
 
 def _only_for_cpus(target: str, *asked: tuple[str, bool]) -> None:
@@ -142,7 +168,12 @@ def lower(source: Source | ModuleOp, name: str, options: Options, progress: Prog
     else:
         if progress is not None:
             progress("read the model")
+        if options.variables:
+            source = read_model(source, options.dims, options.values)
+            prepare(source, options.variables)
         module = load(source, options.dims, options.values, options.operands)
+        if options.variables:
+            name_columns(module, options.variables)
 
     def run(lowered: ModuleOp, steps: Sequence[pipeline.Stage]) -> None:
         pipeline.run(
@@ -158,14 +189,15 @@ def lower(source: Source | ModuleOp, name: str, options: Options, progress: Prog
             run(module, steps)
         return DEVICES[options.target](module, name, [as_variant(module)], options.asked, options.arch)
     targets = options.targets
-    stages = [options.stages(target) for target in targets]
     shared = _shared(options)
     variants = []
     with _uncollected():
-        run(module, stages[0][:shared])
-        for target, steps in zip(targets, stages, strict=True):
+        run(module, options.stages(targets[0])[:shared])
+        if options.cpu == "multi" and any(isinstance(op, DotOp) for op in module.walk()):
+            targets = tuple(CPUS[name] for name in WITH_VNNI)
+        for target in targets:
             lowered = module.clone()  # the layout of the weight file is that of no CPU
-            run(lowered, steps[shared:])
+            run(lowered, options.stages(target)[shared:])
             variants.append(Variant(lowered, target, options.reproducible))
     return Program(module, name, variants, options.asked)
 

@@ -10,13 +10,15 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from xdsl.dialects import arith, memref, scf
-from xdsl.dialects.builtin import Float32Type, FloatAttr, f32
+from xdsl.dialects.builtin import Float32Type, FloatAttr, IntegerAttr, IntegerType, f32, i32
 from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 
 from sofie import affine
-from sofie.block_tiles import Arithmetic, Reader
+from sofie.affine import Load, movement
+from sofie.block_tiles import Arithmetic, Reader, zero_of
 from sofie.body import Body
-from sofie.dialects.types import strides_of
+from sofie.dialects.scalars import WORD, DecodeOp, DotOp
+from sofie.dialects.sofie import BYTES
 from sofie.launches import BLOCK, extents_of, is_pure
 
 LEAST_TERMS = 16
@@ -32,12 +34,14 @@ class Product:
     """A nest read as a sum of products.
 
     loops: those of the sum, from the outermost. parts: how many of them are around sums that start afresh, and are
-    added. left, right: the factors. batch, rows, columns: which loops of the nest are which.
+    added. term: what is added, a product of floats or integers, or the dot product of two words of bytes. left, right:
+    the factors. batch, rows, columns: which loops of the nest are which.
     """
 
     nest: scf.ParallelOp
     loops: Sequence[scf.ForOp]
     parts: int
+    term: Term
     left: SSAValue
     right: SSAValue
     batch: Sequence[int]
@@ -50,28 +54,28 @@ class Product:
         outer = [op for op in nest.body.block.ops if op.regions and not isinstance(op, scf.ReduceOp)]
         if len(outer) != 1 or not isinstance(outer[0], scf.ForOp):
             return None
-        loops, parts = _sum(outer[0])
+        loops, parts = sum_of(outer[0])
         if not loops or any(isinstance(op, memref.AllocaOp) for op in nest.body.block.ops):
             return None
-        product = _added(loops[-1])
-        if product is None:
+        term = added(loops[-1])
+        if term is None:
             return None
-        needs = [_depends(side, nest, loops) for side in product.operands]
+        left, right = factors_of(term)
+        needs = [_depends(side, nest, loops) for side in (left, right)]
         if None in needs:
             return None
         first, second = (set(need or ()) for need in needs)
         last = len(nest.body.block.args) - 1
-        left, right = product.lhs, product.rhs
         if last in first:
             first, second, left, right = second, first, right, left
         if by_vectors and set(range(last + 1)) in (first, second) and not first & second:
             left, right = (left, right) if first else (right, left)
-            return Product(nest, loops, parts, left, right, [], list(range(last + 1)), [])
+            return Product(nest, loops, parts, term, left, right, [], list(range(last + 1)), [])
         every = range(last + 1)
         if last not in second or last in first or not first | second >= set(every):
             return None
         rows, columns = sorted(first - second), sorted(second - first)
-        return Product(nest, loops, parts, left, right, sorted(first & second), rows, columns) if rows else None
+        return Product(nest, loops, parts, term, left, right, sorted(first & second), rows, columns) if rows else None
 
     def size(self, loops: Iterable[int]) -> int:
         """About how many iterations some loops of the nest have."""
@@ -81,13 +85,33 @@ class Product:
     @property
     def results(self) -> int:
         """About how many there are; none where each has too few terms."""
-        terms = math.prod(affine.constant(loop.ub) or UNKNOWN for loop in self.loops)
+        terms = math.prod(affine.constant(loop.ub) or UNKNOWN for loop in self.loops) * (WORD if self.signs else 1)
         return 0 if terms < LEAST_TERMS else self.size((*self.batch, *self.rows, *self.columns))
 
     @property
     def sum(self) -> scf.ForOp:
         """The outermost loop."""
         return self.loops[0]
+
+    @property
+    def kind(self) -> Float32Type | IntegerType:
+        """The type of the sum."""
+        kind = self.term.results[0].type
+        assert isinstance(kind, Float32Type | IntegerType)
+        return kind
+
+    @property
+    def codes(self) -> tuple[SSAValue, SSAValue, str] | None:
+        """The factors as codes of 16 bits, and their format, where both are decoded."""
+        left, right = self.left.owner, self.right.owner
+        if not isinstance(left, DecodeOp) or not isinstance(right, DecodeOp) or left.format != right.format:
+            return None
+        return left.code, right.code, left.format.data
+
+    @property
+    def signs(self) -> str | None:
+        """Of bytes, which of `BYTES` the factors are."""
+        return BYTES[self.term.x is not self.left] if isinstance(self.term, DotOp) else None
 
     @property
     def inner(self) -> Sequence[scf.ForOp]:
@@ -115,8 +139,8 @@ class Product:
         found = []
         for op in self.rest:
             if result in op.operands and result not in values:
-                zero = _is_zero(start)
-                values[result] = total if zero else body.add(arith.AddfOp(values[start], total))
+                add = arith.AddfOp if self.kind == f32 else arith.AddiOp
+                values[result] = total if is_zero(start) else body.add(add(values[start], total))
             if isinstance(op, memref.StoreOp):
                 found.append((op, values.get(op.value, op.value)))
             else:
@@ -124,9 +148,17 @@ class Product:
         return found
 
 
-def _sum(outer: scf.ForOp) -> tuple[list[scf.ForOp], int]:
-    """The loops of a sum of floats, each in the one before, and how many are around sums that start afresh; no loops
-    where it is anything else.
+Term = arith.MulfOp | arith.MuliOp | DotOp
+
+
+def factors_of(term: Term) -> tuple[SSAValue, SSAValue]:
+    """What is multiplied."""
+    return (term.x, term.w) if isinstance(term, DotOp) else (term.lhs, term.rhs)
+
+
+def sum_of(outer: scf.ForOp) -> tuple[list[scf.ForOp], int]:
+    """The loops of a sum of float32 or int32, each in the one before, and how many are around sums that start afresh;
+    no loops where it is anything else.
     """
     loops, parts = [outer], 0
     while True:
@@ -134,7 +166,8 @@ def _sum(outer: scf.ForOp) -> tuple[list[scf.ForOp], int]:
         last = loop.body.block.last_op
         assert isinstance(last, scf.YieldOp)
         simple = len(loop.iter_args) == 1 and affine.constant(loop.lb) == 0 and affine.constant(loop.step) == 1
-        if not simple or loop.results[0].type != f32 or not isinstance(loop.ub.owner, arith.ConstantOp | Block):
+        sums = simple and loop.results[0].type in (f32, i32)
+        if not sums or not isinstance(loop.ub.owner, arith.ConstantOp | Block):
             return [], 0
         inner = [op for op in loop.body.block.ops if op.regions and not _is_read(op)]
         if not inner:
@@ -144,28 +177,36 @@ def _sum(outer: scf.ForOp) -> tuple[list[scf.ForOp], int]:
         if not isinstance(next_loop, scf.ForOp) or len(next_loop.iter_args) != 1 or len(list(carried.uses)) != 1:
             return [], 0
         goes_on = next_loop.iter_args[0] is carried and value is next_loop.results[0]
-        adds = isinstance(value.owner, arith.AddfOp) and set(value.owner.operands) == {carried, next_loop.results[0]}
-        if adds and _is_zero(next_loop.iter_args[0]):
+        both = {carried, next_loop.results[0]}
+        adds = isinstance(value.owner, arith.AddfOp | arith.AddiOp) and set(value.owner.operands) == both
+        if adds and is_zero(next_loop.iter_args[0]):
             parts = parts or len(loops)
         elif not goes_on:
             return [], 0
         loops.append(next_loop)
 
 
-def _is_zero(value: SSAValue) -> bool:
+def is_zero(value: SSAValue) -> bool:
+    """Whether a value is known to be the number that adds nothing."""
     owner = value.owner
-    return isinstance(owner, arith.ConstantOp) and isinstance(owner.value, FloatAttr) and owner.value.value.data == 0.0
+    return (
+        isinstance(owner, arith.ConstantOp)
+        and isinstance(owner.value, FloatAttr | IntegerAttr)
+        and owner.value.value.data == 0
+    )
 
 
-def _added(loop: scf.ForOp) -> arith.MulfOp | None:
+def added(loop: scf.ForOp) -> Term | None:
     """The product that the innermost loop of a sum adds."""
     last, carried = loop.body.block.last_op, loop.body.block.args[1]
     assert isinstance(last, scf.YieldOp)
     total = last.arguments[0].owner
-    if not isinstance(total, arith.AddfOp) or len(list(carried.uses)) != 1 or carried not in total.operands:
+    if not isinstance(total, arith.AddfOp | arith.AddiOp) or carried not in total.operands:
         return None
-    other = total.rhs if total.lhs is carried else total.lhs
-    return other.owner if isinstance(other.owner, arith.MulfOp) and isinstance(other.type, Float32Type) else None
+    term = (total.rhs if total.lhs is carried else total.lhs).owner
+    if len(list(carried.uses)) != 1 or not isinstance(term, Term):
+        return None
+    return term if not isinstance(term, DotOp) or is_zero(term.sum) and term.res.type == i32 else None
 
 
 def _depends(value: SSAValue, nest: scf.ParallelOp, loops: Sequence[scf.ForOp]) -> set[int] | None:
@@ -195,7 +236,7 @@ def _depends(value: SSAValue, nest: scf.ParallelOp, loops: Sequence[scf.ForOp]) 
 
 def _is_read(op: Operation) -> bool:
     """Whether an op computes or reads, or chooses between values."""
-    return is_pure(op) or isinstance(op, memref.LoadOp | scf.IfOp | scf.YieldOp)
+    return is_pure(op) or isinstance(op, Load | scf.IfOp | scf.YieldOp)
 
 
 def _needs(op: Operation) -> list[SSAValue]:
@@ -204,7 +245,7 @@ def _needs(op: Operation) -> list[SSAValue]:
     return [v for inner in op.walk() for v in inner.operands if v not in made]
 
 
-def _inside(block: Block | None, nest: scf.ParallelOp) -> bool:
+def _inside(block: Block | None, nest: scf.ParallelOp | scf.ForOp) -> bool:
     while block is not None:
         if block is nest.body.block:
             return True
@@ -250,7 +291,7 @@ class Factor:
         """
         how = self.arithmetic
         self.shared = memory or body.room([2, how.depth, self.size + how.padding], how.word, self.name, shared=True)
-        self.next = body.room([self.count, how.terms], f32, f"next_{self.name}")
+        self.next = body.room([self.count, how.terms], how.term, f"next_{self.name}")
 
     def reader(self, half: SSAValue) -> Reader:
         """How the words of one half are read."""
@@ -270,10 +311,8 @@ class Factor:
             return True
         variable = self.product.nest.body.block.args[self.loops[-1]]
         term = self.product.loops[-1].body.block.args[0]
-        loads = [o for op in made_by(self.value, self.product.nest) for o in op.walk() if isinstance(o, memref.LoadOp)]
-        steps = [
-            (affine.step(o.memref, list(o.indices), strides_of(o.memref), v)) for o in loads for v in (term, variable)
-        ]
+        loads = [o for op in made_by(self.value, self.product.nest) for o in op.walk() if isinstance(o, Load)]
+        steps = [movement(o, v) for o in loads for v in (term, variable)]
         return 1 in steps[::2] and 1 not in steps[1::2]
 
     def fetch(self, body: Body, thread: SSAValue, start: SSAValue, terms: Sequence[SSAValue], depth: SSAValue) -> None:
@@ -297,7 +336,7 @@ class Factor:
         self, body: Body, inside: SSAValue | None, row: SSAValue, term: SSAValue, terms: Sequence[SSAValue]
     ) -> SSAValue:
         """The factor at a row and a term where a condition holds, else zero."""
-        zero = body.add(arith.ConstantOp(FloatAttr(0.0, f32)))
+        zero = zero_of(body, self.arithmetic.term)
         (value,) = body.choose(inside, lambda there: [self.element(there, row, term, terms)], [zero])
         return value
 
@@ -358,8 +397,8 @@ def add_up(
     body.loop(0, body.plus(steps, 1), 1, step, name="step", unroll=False)
 
 
-def made_by(value: SSAValue, nest: scf.ParallelOp) -> list[Operation]:
-    """The ops of a nest that a factor is made by, those that others need first."""
+def made_by(value: SSAValue, nest: scf.ParallelOp | scf.ForOp) -> list[Operation]:
+    """The ops of a nest, or a loop, that a factor is made by, those that others need first."""
     found: dict[Operation, None] = {}
 
     def visit(v: SSAValue) -> None:

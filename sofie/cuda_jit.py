@@ -106,7 +106,7 @@ private:
 
 {program.core()}
 
-{device_session(program, "")}
+{device_session(program, whole=False)}
 
 void infer(Session &session, const std::int64_t *sizes, const void *const *in, void *const *out)
 {{

@@ -7,6 +7,7 @@ it.
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import hashlib
 import importlib
@@ -83,6 +84,14 @@ def compiler() -> list[str]:
         "there is no C++ compiler: install g++ or clang (apt-get install g++), point CXX at one, "
         "or let pip bring one with: pip install 'sofie-mlir[cc]'"
     )
+
+
+def has_compiler() -> bool:
+    """Whether there is a C++ compiler."""
+    try:
+        return bool(compiler())
+    except SofieError:
+        return False
 
 
 def _run(by: Compiler, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -193,6 +202,13 @@ class Compiled:
         self._weights[:] = data
         self._arena = aligned(max(self.program.arena_bytes, 64))
         self.state = np.zeros(2, np.uint64)
+
+    def beside(self) -> Compiled:
+        """The same code and weights with scratch memory and random numbers of its own, for another thread."""
+        other = copy.copy(self)
+        other._arena = aligned(self._arena.size)
+        other.state = np.zeros(2, np.uint64)
+        return other
 
     def seed(self, seed: int) -> None:
         """Begins the random numbers of this seed (modulo 2^64); equal seeds give equal numbers, call by call."""

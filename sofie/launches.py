@@ -29,6 +29,7 @@ from xdsl.utils.type import get_element_type_or_self
 
 from sofie import affine
 from sofie.body import SHARED, Body, Numbers
+from sofie.dialects.scalars import computes
 from sofie.dialects.types import bytes_of
 from sofie.extents import ARGUMENTS
 from sofie.memory import VIEWS, memory_of
@@ -55,7 +56,7 @@ TOGETHER = "nvvm.minctasm"
 
 def is_pure(op: Operation) -> bool:
     """Whether an op only computes a value or another view: every thread may do that for itself."""
-    return not op.regions and (op.name.split(".")[0] in ("arith", "math") or isinstance(op, VIEWS))
+    return computes(op) or isinstance(op, VIEWS)
 
 
 def kernels_of(module: ModuleOp) -> list[func.FuncOp]:

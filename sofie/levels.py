@@ -45,6 +45,8 @@ def _no_parallel(op: Operation) -> str | None:
 
 
 _CONTROL = ("scf.for", "scf.if")
+_CODES = frozenset({"sofie.decode", "sofie.encode", "sofie.quantize", "sofie.requantize"})
+_BYTES = frozenset({"sofie.load_word", "sofie.join", "sofie.dot"})
 _FRAME = frozenset({"builtin.module", "func.func", "func.return", "sofie.weight"})
 
 LEVELS = {
@@ -53,14 +55,16 @@ LEVELS = {
         Level(
             "onnx",
             frozenset({"onnx"}),
-            _FRAME | {"sofie.extents"},
+            _FRAME | {"sofie.extents", "sofie.convert"},
             "only onnx ops and weights stand at level 1",
             _no_memref,
         ),
         Level(
             "tensor",
             frozenset({"tensor", "arith", "math", "scf"}),
-            _FRAME | {"linalg.generic", "linalg.yield", "linalg.index", "sofie.fused", "sofie.yield", "sofie.size"},
+            _FRAME
+            | _CODES
+            | {"linalg.generic", "linalg.yield", "linalg.index", "sofie.fused", "sofie.yield", "sofie.size"},
             "run lower-onnx first",
             _no_memref,
         ),
@@ -68,6 +72,7 @@ LEVELS = {
             "buffer",
             frozenset({"arith", "math", "scf", "blas"}),
             _FRAME
+            | _CODES
             | {"linalg.generic", "linalg.yield", "linalg.index"}
             | {"sofie.fused", "sofie.yield", "sofie.tile", "sofie.size"}
             | {f"memref.{n}" for n in ("view", "reinterpret_cast", "subview", "cast", "collapse_shape", "expand_shape")}
@@ -81,14 +86,14 @@ LEVELS = {
         Level(
             "loop",
             frozenset({"scf", "memref", "vector", "arith", "math", "blas"}),
-            _FRAME | {"func.call", "sofie.size"},
+            _FRAME | _CODES | _BYTES | {"func.call", "sofie.size", "sofie.cast_lanes"},
             "run lower-loops and outline-kernels first",
             _no_tensor,
         ),
         Level(
             "gpu",
             frozenset({"scf", "memref", "vector", "arith", "math", "gpu"}),
-            _FRAME | {"sofie.size", "sofie.narrow", "sofie.mma"},
+            _FRAME | _CODES | _BYTES | {"sofie.size", "sofie.narrow", "sofie.mma"},
             "run map-gpu first",
             _no_parallel,
         ),

@@ -31,6 +31,7 @@ from sofie.cli import options
 from sofie.cli.failure import MISUSED, report, sentence
 from sofie.errors import SofieError, printable
 from sofie.files import write
+from sofie.frontends.formats import READERS
 from sofie.naming import identifier
 from sofie.passes.vectorize import Vectorize
 from sofie.weights import Array, Blob, WeightStore
@@ -57,15 +58,16 @@ class SofieOptMain(xDSLOptMain):
         self.available_passes |= registry.all_passes()
 
     def register_all_targets(self) -> None:
-        """xDSL's, `cpp`, `cuda` and `upstream-mlir`."""
+        """xDSL's, `cpp`, `cuda`, `onnx` and `upstream-mlir`."""
         super().register_all_targets()  # type: ignore[no-untyped-call]
         self.available_targets |= {CppTarget.name: lambda: CppTarget, CudaTarget.name: lambda: CudaTarget}
-        self.available_targets[UpstreamTarget.name] = lambda: UpstreamTarget
+        self.available_targets |= {OnnxTarget.name: lambda: OnnxTarget, UpstreamTarget.name: lambda: UpstreamTarget}
 
     def register_all_frontends(self) -> None:
-        """`.mlir` with its weights, and `.onnx`."""
+        """`.mlir` with its weights, `.onnx`, and the other formats of models."""
         super().register_all_frontends()  # type: ignore[no-untyped-call]
-        self.available_frontends["onnx"] = self._read_onnx
+        for ending in (".onnx", *READERS):
+            self.available_frontends[ending.removeprefix(".")] = self._read_onnx
 
     def register_all_arguments(self, arg_parser: argparse.ArgumentParser) -> None:
         """xDSL's, `--pipeline` as the long name of `-p`, and what ONNX models and levels need."""
@@ -127,7 +129,10 @@ class SofieOptMain(xDSLOptMain):
                 self.apply_passes(module)
                 texts.append(self.output_resulting_program(module))
                 self.blobs |= {blob.digest: blob for blob in blobs_of(module)}
-        self._write("// -----\n".join(texts))
+        if parse_spec(self.args.target).name == OnnxTarget.name:
+            self._write_model(texts)
+        else:
+            self._write("// -----\n".join(texts))
 
     def apply_passes(self, prog: ModuleOp) -> None:
         """Runs the stages, with the reports that were asked for."""
@@ -221,6 +226,16 @@ class SofieOptMain(xDSLOptMain):
             self._write_weights(Path(f"{target}{SUFFIX}"), arrays)
         write(target, text.encode())
 
+    def _write_model(self, models: Sequence[str]) -> None:
+        if len(models) != 1:
+            raise SofieError(f"-t {OnnxTarget.name} writes one model, and the input has {len(models)} modules")
+        content = models[0].encode(OnnxTarget.encoding)
+        if self.args.output_file is None:
+            sys.stdout.flush()
+            sys.stdout.buffer.write(content)
+        else:
+            write(Path(self.args.output_file), content)
+
     def _write_weights(self, target: Path, arrays: Sequence[tuple[str, Array]]) -> None:
         """Before the text, which never stands there without them."""
         from sofie import weight_file
@@ -303,6 +318,21 @@ class CudaTarget(Target):
         except SofieError as error:
             raise SofieError(f"-t cuda prints the gpu level, made by --pipeline=cuda: {error}") from error
         output.write(CudaProgram(module, self.model, [as_variant(module)]).header())
+
+
+@dataclasses.dataclass(frozen=True)
+class OnnxTarget(Target):
+    """A module at the onnx level as an ONNX model, a character for each of its bytes."""
+
+    name: ClassVar[str] = "onnx"
+
+    encoding: ClassVar[str] = "latin-1"
+
+    def emit(self, ctx: Context, module: ModuleOp, output: IO[str]) -> None:
+        """Writes the model, weights included. Raises SofieError at other levels."""
+        from sofie.emit.onnx import model_proto, serialized
+
+        output.write(serialized(model_proto(module)).decode(self.encoding))
 
 
 @dataclasses.dataclass(frozen=True)

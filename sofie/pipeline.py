@@ -7,14 +7,14 @@ if it is optional; the law of the level it claims is checked after the last step
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from time import perf_counter
 
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
 from xdsl.passes import ModulePass
-from xdsl.utils.arg_spec import ArgSpec, parse_pipeline
+from xdsl.utils.arg_spec import ArgSpec, ParameterListType, parse_pipeline
 from xdsl.utils.exceptions import ArgSpecParseError, VerifyException
 
 from sofie import levels
@@ -25,16 +25,21 @@ from sofie.rewrite import blame
 
 @dataclass(frozen=True)
 class Step:
-    """One pass of a group: why it stands here, whether it may be left out, and the level it completes."""
+    """One pass of a group: why it stands here, whether it may be left out, the level it completes, and its options."""
 
     name: str
     reason: str
     optional: bool = True
     level: str | None = None
+    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 FUSE = (
+    Step("widen-floats", "before anything else, so that all that computes does so on float32", optional=False),
+    Step("fuse-qdq", "weights are still integers, and each scale an op of its own"),
+    Step("fuse-dequantize", "the rest of the weights that are integers, before they would be folded"),
     Step("fold-constants", "what is known now need not be computed later; shrinks what follows"),
+    Step("fuse-fixed", "constants are numbers by now, and no weight has lost its quantisation to a fold"),
     Step("fold-batchnorm", "needs constant scale and offset; before lowering, while layers still have names"),
     Step("sink-gather", "while a product, its weights and what makes its rows are one op each"),
     Step("decompose", "function operators without a lowering become the ones their schema is made of", optional=False),
@@ -42,7 +47,9 @@ FUSE = (
     Step("dce", "weights that were folded or re-laid are no longer used"),
     Step("fold-reshape", "keepdims leaves reshapes that would keep ops apart"),
     Step("assign-layouts", "while each reader is an op of its own, and before anything is grouped by its loops"),
+    Step("fuse-decode", "what runs over lanes is known, and what decodes a tensor is still an op of its own"),
     Step("fuse-elementwise", "chains become one op, so that the next two passes see one epilogue, not five"),
+    Step("fuse-quantize", "the chain from a sum to its byte is one body now"),
     Step("split-reductions", "what is computed of each element of a row is in the reduction's body by now"),
     Step("winograd", "one elementwise op follows each convolution by now; its parts are grouped below"),
     Step("fuse-reduction", "rows: reductions and elementwise ops over the same rows share their outer loops"),
@@ -50,9 +57,11 @@ FUSE = (
     Step("fuse-windows", "groups are whole by now: two of them go together, a panel of channels at a time"),
 )
 LOWER = (
+    Step("widen-floats", "nothing to do after `fuse`; lets `lower` stand alone", optional=False),
     Step("decompose", "nothing to do after `fuse`; lets `lower` stand alone", optional=False),
     Step("lower-onnx", "the same", optional=False, level="tensor"),
     Step("fill-borders", "before destinations: what is padded gets a buffer whose inside is written once"),
+    Step("pack-words", "sums of bytes get a loop over words, before their constants are laid out for it"),
     Step("pack-weights", "constants of contractions are laid out for the loop that will run over lanes"),
     Step(
         "assign-destinations", "decides where each result lives, while values still say who reads them", optional=False
@@ -67,14 +76,17 @@ LOWER = (
     Step(
         "outline-kernels", "one function a kernel; equal kernels are shared, so the rest sees each once", optional=False
     ),
+    Step("dot-words", "loops over words become one operation, before rows and lanes are chosen"),
     Step("split-threads", "if asked, large kernels become parts; before lanes, which only see the part"),
     Step("vectorize", "lanes and register tiles, for nests that still say which loops are parallel", level="loop"),
     Step("prefetch", "where rows pass over a panel can be seen once they are tiles"),
 )
 CUDA = (
     *FUSE[: [step.name for step in FUSE].index("assign-layouts")],
+    Step("fuse-decode", "as for a CPU, and tensor cores multiply what is computed too", options={"values": ("all",)}),
     Step("fold-transpose", "a launch less: whoever reads it can do so in any order"),
     Step("fuse-elementwise", "as for a CPU: chains become one op"),
+    Step("fuse-quantize", "the same: few cards are quick at float64"),
     Step("fuse-reduction", "rows: what belongs to a row is one kernel"),
     Step("fuse-epilogue", "bias, activation and residual join the contraction that feeds them", level="tensor"),
     Step("assign-destinations", "as for a CPU", optional=False),
@@ -87,6 +99,7 @@ CUDA = (
     Step("split-launches", "a launch a nest: only between launches does every thread see all", optional=False),
     Step("fuse-layers", "rows of a batch go through dense layers in a block's memory; while layers are kernels"),
     Step("guard-padding", "a launch and a way through memory less, for a comparison a load"),
+    Step("join-bytes", "products of bytes take four at a time; while kernels are nests, and weights theirs"),
     Step("transpose-weights", "rows of weights lie side by side for those who share them"),
     Step("merge-launches", "a barrier is cheaper than a launch; while small kernels are whole"),
     Step("map-tiles", "contractions with many results; while nests are whole"),
@@ -150,7 +163,8 @@ def _group(item: ArgSpec, left_out: set[str], options: dict[str, ArgSpec]) -> li
     stages = []
     for step in GROUPS[item.name]:
         mine = {f.name.replace("_", "-") for f in fields(_pass_class(step.name))}
-        args = {k: v for k, v in given.items() if k.replace("_", "-") in mine}
+        args: dict[str, ParameterListType] = {**step.options}
+        args |= {k: v for k, v in given.items() if k.replace("_", "-") in mine}
         if step.name in options:
             args |= options[step.name].parameters
         if step.name not in left_out:

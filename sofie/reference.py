@@ -9,9 +9,9 @@ from typing import cast
 import numpy as np
 import onnx
 
-from sofie.dialects import microsoft
+from sofie.dialects.vendors import TABLES
 from sofie.errors import SofieError, printable
-from sofie.frontends import microsoft as bodies
+from sofie.frontends import bodies
 from sofie.weights import Array
 
 NONDETERMINISTIC = frozenset(
@@ -33,7 +33,7 @@ def evaluate_node(node: onnx.NodeProto, inputs: Sequence[Array | None], opsets: 
     try:
         with warnings.catch_warnings(), np.errstate(all="ignore"):
             warnings.simplefilter("ignore")
-            if node.domain == microsoft.DOMAIN:
+            if node.domain in TABLES:
                 return _by_body(node, inputs)
             try:
                 evaluator = ReferenceEvaluator(node, opsets=opsets)
@@ -48,7 +48,7 @@ def evaluate_node(node: onnx.NodeProto, inputs: Sequence[Array | None], opsets: 
 
 
 def _by_body(node: onnx.NodeProto, inputs: Sequence[Array | None]) -> list[Array]:
-    """The results of an operator of com.microsoft, whose body the reference runs."""
+    """The results of an operator of another domain, whose body the reference runs."""
     from onnx.reference import ReferenceEvaluator
 
     types = [

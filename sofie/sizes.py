@@ -104,17 +104,17 @@ class Size:
     def __floordiv__(self, other: object) -> Any:
         quotient = self._divided(other)
         if quotient is None:
-            raise UnsupportedError(f"the size {self} is not always a multiple of {other}; {self._remedy()}")
+            raise UnsupportedError(f"the size {self} is not always a multiple of {other}; {self.remedy()}")
         return quotient
 
     def __rfloordiv__(self, other: int) -> Any:
         if other == 0 and self.low > 0:
             return 0
-        raise UnsupportedError(f"{other} is not always a multiple of the size {self}; {self._remedy()}")
+        raise UnsupportedError(f"{other} is not always a multiple of the size {self}; {self.remedy()}")
 
     def __mod__(self, other: object) -> Any:
         if self._divided(other) is None:
-            raise UnsupportedError(f"the size {self} is not always a multiple of {other}; {self._remedy()}")
+            raise UnsupportedError(f"the size {self} is not always a multiple of {other}; {self.remedy()}")
         return 0
 
     __radd__ = __add__
@@ -162,16 +162,16 @@ class Size:
             return True
         if (low >= 0) if below else (high <= 0):
             return False
-        raise UnsupportedError(f"what to do depends on the size {self}; {self._remedy()}")
+        raise UnsupportedError(f"what to do depends on the size {self}; {self.remedy()}")
 
     def __bool__(self) -> bool:
         return self > 0 or self < 0
 
-    def _remedy(self) -> str:
+    def remedy(self) -> str:
         return f"give it a number with {' '.join(f'--dim {s.name}=N' for s in self.symbols)}"
 
     def __index__(self) -> int:
-        raise UnsupportedError(f"the number behind the size {self} is needed when compiling; {self._remedy()}")
+        raise UnsupportedError(f"the number behind the size {self} is needed when compiling; {self.remedy()}")
 
     __int__ = __index__
     __float__ = __index__

@@ -15,9 +15,9 @@ import onnx
 from onnx.defs import OpSchema
 from xdsl.ir import Attribute
 
-from sofie.dialects import microsoft
 from sofie.dialects.onnx import DOMAINS, op_classes
-from sofie.dialects.types import element_to_onnx, element_types, signless
+from sofie.dialects.types import element_to_onnx, element_types, stored
+from sofie.dialects.vendors import TABLES
 from sofie.emit.spelling import scalar_type
 from sofie.errors import SofieError
 from sofie.passes import decompose, lower_onnx
@@ -90,7 +90,7 @@ def _has_usable_body(schema: Any) -> bool:
 
     A body that depends on more than operands of type float and required attributes is given the benefit of the doubt.
     """
-    if schema.domain == microsoft.DOMAIN:
+    if schema.domain in TABLES:
         return True
     if schema.has_function:
         body = schema.function_body
@@ -155,7 +155,7 @@ def _onnx_name(kind: Attribute) -> str:
 def holds(kind: Attribute) -> bool:
     """Whether generated code can hold values of a level 1 element type."""
     try:
-        scalar_type(signless(kind))
+        scalar_type(stored(kind))
     except SofieError:
         return False
     return True

@@ -18,7 +18,8 @@ class Cpu:
     """A CPU as kernels see it: float lanes of a vector, number of vector registers, and the features they need.
 
     fma: whether a multiply-add is one instruction. level: the x86-64 level that the features need, 0 for none.
-    tune: an early CPU of that level, as compilers call it, whose costs they schedule for.
+    tune: an early CPU of that level, as compilers call it, whose costs they schedule for. vnni: whether four products
+    of bytes and their sum are one instruction.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Cpu:
     registers: int = 16
     fma: bool = False
     tune: str = ""
+    vnni: bool = False
 
     @property
     def attribute(self) -> str:
@@ -41,7 +43,7 @@ class Cpu:
     @property
     def namespace(self) -> str:
         """The C++ namespace of its kernels."""
-        return f"v{self.level}" if self.level else self.name
+        return f"v{self.level}{'_vnni' if self.vnni else ''}" if self.level else self.name
 
 
 _V2 = "sse3,ssse3,sse4.1,sse4.2,popcnt"
@@ -54,10 +56,16 @@ CPUS = {
     "aarch64": Cpu("aarch64", 4, registers=32, fma=True),
     "x86-64-v2": Cpu("x86-64-v2", 4, _V2, 2, tune="nehalem"),
     "x86-64-v3": Cpu("x86-64-v3", 8, _V3, 3, fma=True, tune="haswell"),
+    "x86-64-v3-vnni": Cpu("x86-64-v3-vnni", 8, f"{_V3},avxvnni", 3, fma=True, tune="alderlake", vnni=True),
     "x86-64-v4": Cpu("x86-64-v4", 16, _V4, 4, registers=32, fma=True, tune="skylake-avx512"),
+    "x86-64-v4-vnni": Cpu(
+        "x86-64-v4-vnni", 16, f"{_V4},avx512vnni", 4, registers=32, fma=True, tune="skylake-avx512", vnni=True
+    ),
 }
-LEVELS = ("x86-64-v2", "x86-64-v3", "x86-64-v4")
-"""What `multi` holds, least first."""
+WITH_VNNI = tuple(name for name, cpu in CPUS.items() if cpu.level)
+"""What `multi` holds of a model with sums of products of bytes, least first."""
+LEVELS = tuple(name for name in WITH_VNNI if not CPUS[name].vnni)
+"""What it holds of any other."""
 
 
 ARCHITECTURES = {"cuda": (r"sm_[1-9][0-9]{1,2}a?", "sm_90 or sm_90a"), "hip": (r"gfx[0-9a-f]{3,4}", "gfx90a")}
@@ -89,20 +97,28 @@ def cpus(name: str) -> tuple[Cpu, ...]:
     return tuple(CPUS[level] for level in LEVELS) if name == "multi" else (cpu(name),)
 
 
+def runs_here() -> list[str]:
+    """The names of the CPUs whose code this machine runs, least first; two of them any machine runs."""
+    flags = _flags() if platform.machine() in ("x86_64", "AMD64") else set()
+    found = [name for name in WITH_VNNI if set(CPUS[name].features.split(",")) <= flags]
+    return ["scalar", "portable", *(["aarch64"] if platform.machine() in ("aarch64", "arm64") else found)]
+
+
 @cache
 def native() -> Cpu:
     """The best level that this machine runs."""
-    machine, flags = platform.machine(), _flags()
-    if machine in ("aarch64", "arm64"):
-        return CPUS["aarch64"]
-    if machine in ("x86_64", "AMD64"):
-        for level in reversed(LEVELS):
-            if set(CPUS[level].features.split(",")) <= flags:
-                return CPUS[level]
-    return CPUS["portable"]
+    return CPUS[runs_here()[-1]]
 
 
-_KERNEL_NAMES = {"pni": "sse3", "sse4_1": "sse4.1", "sse4_2": "sse4.2", "bmi1": "bmi", "abm": "lzcnt"}
+_KERNEL_NAMES = {
+    "pni": "sse3",
+    "sse4_1": "sse4.1",
+    "sse4_2": "sse4.2",
+    "bmi1": "bmi",
+    "abm": "lzcnt",
+    "avx_vnni": "avxvnni",
+    "avx512_vnni": "avx512vnni",
+}
 """Features that Linux calls otherwise than compilers do."""
 
 

@@ -22,15 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
-
-try:
-    from ml_dtypes import bfloat16
-
-    _BFLOAT16: np.dtype[Any] = np.dtype(bfloat16)
-except ImportError:  # numpy has no bfloat16 of its own: its bit patterns are read
-    _BFLOAT16 = np.dtype("<u2")
 
 Array: TypeAlias = npt.NDArray[Any]
 Tensors: TypeAlias = Mapping[str, Array] | Sequence[tuple[str, Array]]
@@ -50,9 +44,12 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     "F16": np.dtype("<f2"),
     "F32": np.dtype("<f4"),
     "F64": np.dtype("<f8"),
-    "BF16": _BFLOAT16,
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    **{name.upper(): np.dtype(getattr(ml_dtypes, name)) for name in ("int4", "uint4", "int2", "uint2")},
 }
-_DTYPE_NAMES = {dtype.name: name for name, dtype in _DTYPES.items()} | {"uint16": "U16"}
+_DTYPE_NAMES = {dtype.name: name for name, dtype in _DTYPES.items()} | {"uint8": "U8", "uint16": "U16"}
 
 _METADATA = re.compile(rb'\{"__metadata__":\{"checksum":"([0-9a-f]{8})","layout":"([0-9a-f]{64})"\}')
 _LAYOUT = re.compile(r"[0-9a-f]{64}")

@@ -33,7 +33,8 @@ class Blob:
         if data.flags.writeable or not data.flags.c_contiguous:
             data = np.array(data, order="C")
             data.flags.writeable = False
-        header = f"{data.dtype.str}{data.shape}".encode()
+        name = data.dtype.str if data.dtype.isbuiltin == 1 else data.dtype.name  # others have no letters of their own
+        header = f"{name}{data.shape}".encode()
         digest = hashlib.sha256(header)
         digest.update(data.reshape(-1).view(np.uint8).data)
         return Blob(digest.hexdigest(), data)
@@ -57,7 +58,7 @@ class Blob:
     def splat(self) -> float | int | bool | None:
         """The one value that all elements have, or None; looks at the data once."""
         data = self.value
-        if data.size == 0:
+        if data.size == 0 or data.dtype.isbuiltin != 1:
             return None
         first = data.reshape(-1)[0]
         same = np.all(data == first) if first == first else np.all(data != data)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import ml_dtypes
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -204,6 +205,72 @@ def samples() -> onnx.ModelProto:
     return build(nodes, {"x": [1, 2, 6, 5], "grid": [1, 4, 3, 2], "rois": [3, 4]}, ["a", "u", "d"], weights)
 
 
+def quantized() -> onnx.ModelProto:
+    """Layers between dequantising and quantising, as quantisers write them, and a product with weights of 4 bits."""
+    nodes: list[onnx.NodeProto] = []
+    weights: dict[str, np.ndarray] = {"zero": np.array(0, np.uint8), "middle": np.array(128, np.uint8)}
+
+    def pair(x: str, scale: float, zero: str) -> str:
+        """x rounded to 8 bits and back."""
+        weights[f"{x}_scale"] = np.float32(scale)
+        numbers = [f"{x}_scale", zero]
+        nodes.append(helper.make_node("QuantizeLinear", [x, *numbers], [f"{x}_q"], name=f"q_{x}"))
+        nodes.append(helper.make_node("DequantizeLinear", [f"{x}_q", *numbers], [f"{x}_dq"], name=f"dq_{x}"))
+        return f"{x}_dq"
+
+    def layer(operator: str, x: str, y: str, shape: tuple[int, ...], **attributes: object) -> None:
+        """y of x and weights of 8 bits, with a scale for each output."""
+        seed = len(nodes)
+        weights[f"{y}_w"] = rng(seed).integers(-127, 128, shape).astype(np.int8)
+        weights[f"{y}_ws"] = (np.abs(normal(shape[0], seed=seed)) / 400 + 0.002).astype(np.float32)
+        weights[f"{y}_b"] = normal(shape[0], seed=seed + 1)
+        scaled = [f"{y}_w", f"{y}_ws"]
+        nodes.append(helper.make_node("DequantizeLinear", scaled, [f"{y}_wf"], name=f"dq_{y}_w", axis=0))
+        nodes.append(helper.make_node(operator, [x, f"{y}_wf", f"{y}_b"], [y], name=y, **attributes))
+
+    layer("Conv", pair("x", 0.0317, "middle"), "stem", (24, 3, 3, 3), pads=[1, 1, 1, 1], strides=[2, 1])
+    nodes.append(helper.make_node("Relu", ["stem"], ["active"], name="active"))
+    nodes.append(
+        helper.make_node("MaxPool", [pair("active", 0.0213, "zero")], ["most"], name="most", kernel_shape=[2, 2])
+    )
+    layer("Conv", pair("most", 0.0191, "zero"), "each", (24, 1, 3, 3), group=24, pads=[1, 1, 1, 1])
+    layer("Conv", pair("each", 0.0437, "middle"), "mixed", (24, 24, 1, 1))
+    nodes.append(helper.make_node("Add", [pair("mixed", 0.0537, "middle"), "most_dq"], ["sum"], name="sum"))
+    nodes.append(helper.make_node("GlobalAveragePool", [pair("sum", 0.0611, "middle")], ["mean"], name="mean"))
+    nodes.append(helper.make_node("Flatten", [pair("mean", 0.0233, "middle")], ["flat"], name="flat"))
+    layer("Gemm", "flat", "dense", (32, 24), transB=1)
+    few = rng(7).integers(-8, 8, (32, 5)).astype(ml_dtypes.int4)
+    weights |= {"few_w": few, "few_s": (np.abs(normal(2, 5, seed=8)) / 10).astype(np.float32)}
+    nodes.append(helper.make_node("DequantizeLinear", ["few_w", "few_s"], ["few_wf"], axis=0, block_size=16))
+    nodes.append(helper.make_node("MatMul", ["dense", "few_wf"], ["y"], name="few"))
+    return build(nodes, {"x": [1, 3, 9, 10]}, ["y", "sum_q"], weights, {"sum_q": TensorProto.UINT8})
+
+
+def halves() -> onnx.ModelProto:
+    """Floats of 16 bits: read, rounded, written, and a layer of such, whose sums they hold exactly."""
+    half, brain = TensorProto.FLOAT16, TensorProto.BFLOAT16
+    nodes = [
+        helper.make_node("Cast", ["x"], ["x_half"], name="to_half", to=half),
+        helper.make_node("Cast", ["x_half"], ["rounded"], name="from_half", to=FLOAT),
+        helper.make_node("Cast", ["x"], ["x_brain"], name="to_brain", to=brain),
+        helper.make_node("Cast", ["x_brain"], ["cut"], name="from_brain", to=FLOAT),
+        helper.make_node("Cast", ["z"], ["wide"], name="from_z", to=FLOAT),
+        helper.make_node("Mul", ["x", "two"], ["doubled"], name="doubled"),
+        helper.make_node("Round", ["doubled"], ["whole"], name="whole"),
+        helper.make_node("Cast", ["whole"], ["events"], name="events", to=half),
+        helper.make_node("Gemm", ["events", "w", "b"], ["layer"], name="layer"),
+        helper.make_node("Relu", ["layer"], ["active"], name="active"),
+        helper.make_node("Cast", ["active"], ["y"], name="from_layer", to=FLOAT),
+    ]
+    weights = {
+        "two": np.float32(2),
+        "w": (np.clip(np.round(4 * normal(23, 35)), -8, 8) / 4).astype(np.float16),
+        "b": (np.round(4 * normal(35)) / 4).astype(np.float16),
+    }
+    outputs = ["rounded", "cut", "wide", "active", "y"]
+    return build(nodes, {"x": [7, 23], "z": [7, 23]}, outputs, weights, {"z": half, "active": half})
+
+
 ALL: dict[str, Callable[[], onnx.ModelProto]] = {
     "mlp": mlp,
     "convnet": convnet,
@@ -213,6 +280,8 @@ ALL: dict[str, Callable[[], onnx.ModelProto]] = {
     "sequences": sequences,
     "choices": choices,
     "samples": samples,
+    "quantized": quantized,
+    "halves": halves,
 }
 
 

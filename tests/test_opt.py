@@ -269,8 +269,8 @@ def test_a_text_that_is_wrong(fails: Fails, content: bytes, sentence: str) -> No
 
 
 def test_a_file_of_another_kind(fails: Fails) -> None:
-    Path("model.txt").write_text("")
-    assert "say with -f" in fails("model.txt")
+    Path("model.cfg").write_text("")
+    assert "say with -f" in fails("model.cfg")
     Path("broken.onnx").write_bytes(b"\xff\xfe")
     assert "cannot be read as an ONNX model" in fails("broken.onnx")
 

@@ -210,6 +210,7 @@ PROGRAM = r"""
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <stdexcept>
@@ -310,6 +311,10 @@ int main(int, char **arguments)
 }
 """
 
+ABSENT = (
+    "does not exist, nor is it in a folder of SOFIE_WEIGHTS_PATH or beside its header; "
+    "put the one SOFIE wrote for small there, or pass its path"
+)
 BACKENDS = {"mapped": [], "read": ["-DFAILING_MMAP"], "stdio": ["-DSTDIO"]}
 WARNINGS = ["-Wall", "-Wextra", "-Wshadow", "-Wpedantic", "-Wconversion", "-Werror"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
@@ -324,7 +329,8 @@ def build(
 ) -> Path:
     header_bytes = 8 + int.from_bytes(content[:8], "little")
     constants = [
-        'constexpr char model_name[] = "small";',
+        'inline constexpr char model_name[] = "small";',
+        'inline constexpr char weight_file[] = "small.dat";',
         f"constexpr std::size_t weight_file_bytes = {len(content)};",
         f"constexpr std::size_t weight_header_bytes = {header_bytes};",
         f'constexpr char weight_layout[] = "{layout}";',
@@ -384,7 +390,7 @@ def test_retrained_weights_load_and_another_models_do_not(tmp_path: Path, larger
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("absent.dat", "does not exist; put the one SOFIE wrote for small there, or pass its path"),
+        ("absent.dat", ABSENT),
         ("folder", "is not a regular file"),
         ("text.dat", "is not a SOFIE weights file; pass the one SOFIE wrote for small"),
         ("other.dat", "belongs to another model or another version of this one; pass the one SOFIE wrote for small"),

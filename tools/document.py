@@ -1,4 +1,4 @@
-"""Writes docs/passes.md from the docstrings of the passes and docs/operators.md from the registry of lowerings.
+"""Writes docs/passes.md from docstrings, and docs/operators.md and a table of docs/keras.md from registries.
 
 `--check` says whether they are up to date.
 """
@@ -13,15 +13,24 @@ from pathlib import Path
 
 from sofie import pipeline
 from sofie.dialects.onnx import OPSET, op_classes
+from sofie.frontends.keras import registry as keras_registry
+from sofie.frontends.keras.layers.activations import ACTIVATIONS
 from sofie.registry import own_passes
 from sofie.support import BODY, FOLDED, LOWERING, NO, spelled, support
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "passes.md"
 OPERATORS_PAGE = ROOT / "docs" / "operators.md"
+KERAS_PAGE = ROOT / "docs" / "keras.md"
+TABLE, END = "<!-- table -->\n", "<!-- end -->\n"
+"""Around what is generated of a page that is written by hand."""
 CONFORMANCE = ROOT / "tests" / "conformance"
 
 TYPES = {
+    "float8": ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"),
+    "float4": ("float4_e2m1fn",),
+    "int2-4": ("int2", "int4"),
+    "uint2-4": ("uint2", "uint4"),
     "int8-64": ("int8", "int16", "int32", "int64"),
     "uint8-64": ("uint8", "uint16", "uint32", "uint64"),
 }
@@ -87,6 +96,22 @@ def operators_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+def keras_page() -> str:
+    """The page of Keras models with the table of layers that its registry has."""
+    before, _, rest = KERAS_PAGE.read_text().partition(TABLE)
+    rows = ["Generated from the registry by `python tools/document.py`.", "", "| layer | takes |", "|---|---|"]
+    rows += [f"| {kind} | {entry.options} |" for kind, entry in sorted(keras_registry.layers().items())]
+    functions = ", ".join(sorted(keras_registry.operations()))
+    rows += [
+        "",
+        f"Activations: {', '.join(ACTIVATIONS)}.",
+        "",
+        f"Functions of `keras.ops` between layers: {functions}.",
+        "",
+    ]
+    return before + TABLE + "\n".join(rows) + END + rest.partition(END)[2]
+
+
 def _types(names: tuple[str, ...]) -> str:
     words = list(names)
     for word, run in TYPES.items():
@@ -112,7 +137,7 @@ def _listed(name: str) -> list[str]:
     return [line for line in (CONFORMANCE / name).read_text().splitlines() if line and not line.startswith("#")]
 
 
-PAGES = {PAGE: page, OPERATORS_PAGE: operators_page}
+PAGES = {PAGE: page, OPERATORS_PAGE: operators_page, KERAS_PAGE: keras_page}
 
 if __name__ == "__main__":
     if "--check" in sys.argv:

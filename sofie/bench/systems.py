@@ -68,12 +68,14 @@ def onnxruntime_version() -> str:
 
 def onnxruntime(case: Case, threads: int = 1) -> Command:
     """The worker that runs the case's model by ONNX Runtime's C API, out of the wheel. Raises SofieError."""
-    library = _onnxruntime_library()
-    worker = executable(source("worker.hxx") + source("onnxruntime.cpp"), ["-std=c++17", "-O2", "-ldl"])
+    library = onnxruntime_library()
+    parts = [source(name) for name in ("worker.hxx", "onnxruntime.hxx", "onnxruntime.cpp")]
+    worker = executable("".join(parts), ["-std=c++17", "-O2", "-ldl"])
     return (*words(worker, case, "ort"), str(case.model), str(threads), str(library))
 
 
-def _onnxruntime_library() -> Path:
+def onnxruntime_library() -> Path:
+    """The shared library of the installed wheel. Raises SofieError."""
     spec = importlib.util.find_spec("onnxruntime")
     if spec is None or spec.origin is None:
         raise SofieError("ONNX Runtime is not installed: pip install onnxruntime")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from importlib import resources
 from typing import Any
 
 import click
 
 import sofie
+from sofie.cli.apply import apply
 from sofie.cli.bench import bench
 from sofie.cli.check import check
 from sofie.cli.compile import compile_
@@ -15,8 +17,11 @@ from sofie.cli.demo import demo
 from sofie.cli.failure import FAILED, MISUSED, report
 from sofie.cli.info import info
 from sofie.cli.options import DEBUG, DEBUG_FLAG
+from sofie.cli.package import package
 from sofie.cli.passes import passes
+from sofie.cli.quantize import quantize
 from sofie.cli.run import run
+from sofie.cli.weights import weights
 
 
 class Sofie(click.Group):
@@ -49,8 +54,23 @@ def _misused(error: click.UsageError) -> int:
     return MISUSED
 
 
+def _tell_cmake(ctx: click.Context, parameter: click.Parameter, given: bool) -> None:
+    """Prints where sofieConfig.cmake is, and exits."""
+    if given:
+        click.echo(resources.files("sofie").joinpath("share", "cmake", "sofie"))
+        ctx.exit()
+
+
 @click.group("sofie", cls=Sofie, invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(sofie.__version__, message="sofie %(version)s")
+@click.option(
+    "--cmakedir",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_tell_cmake,
+    help="Print the folder for CMake's sofie_DIR.",
+)
 @DEBUG_FLAG
 @click.pass_context
 def main(ctx: click.Context) -> None:
@@ -59,5 +79,5 @@ def main(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for command in (compile_, run, check, bench, info, demo, passes):
+for command in (compile_, package, weights, quantize, run, apply, check, bench, info, demo, passes):
     main.add_command(command)

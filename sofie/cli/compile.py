@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from sofie.cli.options import gathered, generating
+from sofie.cli.options import gathered, generating, shaped
 from sofie.cli.progress import progress
 
 if TYPE_CHECKING:
@@ -68,17 +68,21 @@ def compile_(
     cmake: bool,
     profile: bool,
     tune: float | None,
+    shapes: list[tuple[str, list[int]]],
     **given: Any,
 ) -> None:
     """Write MODEL as a C++ header and its weights; several models share one header, a namespace each."""
-    from sofie.compiler import generate, generate_together
+    from sofie.compiler import default_name, generate, generate_together
 
     options, embed = gathered(given), weights == "embed"
+    if shapes and len(models) > 1:
+        raise click.UsageError("--input takes one model: compile each alone")
     if tune is not None:
         options = _tuned(models, options, tune)
     with progress(f"compile {', '.join(m.name for m in models)}") as tell:
         if len(models) == 1:
-            made = [generate(models[0], output, options, name, embed, tell, cmake, profile)]
+            source, called = shaped(models[0], shapes), name or default_name(models[0])
+            made = [generate(source, output, options, called, embed, tell, cmake, profile)]
         else:
             made = generate_together(models, output, options, name or "models", embed, tell, cmake, profile)
     for line in summary(made):

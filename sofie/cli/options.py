@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -9,12 +10,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    import onnx
+
     from sofie.compiler import Options
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 DEBUG = "sofie.debug"
-CPUS = ("multi", "native", "x86-64-v2", "x86-64-v3", "x86-64-v4", "aarch64", "portable", "scalar")
+CPUS = (
+    *("multi", "native", "x86-64-v2", "x86-64-v3", "x86-64-v3-vnni", "x86-64-v4", "x86-64-v4-vnni"),
+    *("aarch64", "portable", "scalar"),
+)
 DEFAULT_PIPELINE = "fuse,lower"
 
 
@@ -139,7 +145,7 @@ def _cpu(default: str) -> Callable[[Command], Command]:
         type=click.Choice(CPUS),
         default=default,
         show_default=True,
-        help="Instruction set to write for; multi: x86-64 v2, v3 and v4 in one header.",
+        help="Instruction set to write for; multi: x86-64 v2, v3 and v4 in one header, and VNNI for bytes.",
     )
 
 
@@ -166,6 +172,53 @@ PRECISION = click.option(
 )
 
 
+def _variables(ctx: click.Context, parameter: click.Parameter, given: str | None) -> object:
+    from sofie.frontends.variables import read_variables
+
+    return {} if given is None else read_variables(given)
+
+
+VARIABLES = click.option(
+    "--variables",
+    metavar="FILE",
+    callback=_variables,
+    help="JSON with the names of the inputs' variables, their offset, scale and default for NaN, as lwtnn has it.",
+)
+
+
+def _shapes(ctx: click.Context, parameter: click.Parameter, given: tuple[str, ...]) -> list[tuple[str, list[int]]]:
+    """Types and extents from `1x7` and `int64:2x60`."""
+    shapes = []
+    for text in given:
+        kind, _, extents = text.rpartition(":")
+        if not re.fullmatch(r"[0-9]+(x[0-9]+)*", extents) or kind not in ("", *TYPES):
+            raise click.UsageError(f"--input {text}: write a shape, as in --input 1x7 or --input int64:2x60", ctx)
+        shapes.append((kind or "float32", [int(extent) for extent in extents.split("x")]))
+    return shapes
+
+
+TYPES = ("float32", "float64", "float16", "int64", "int32", "int8", "uint8", "bool")
+INPUT = click.option(
+    "--input",
+    "shapes",
+    multiple=True,
+    metavar="SHAPE",
+    callback=_shapes,
+    help="For TorchScript (.pt), the shape of each input in turn, as in 1x7 or int64:2x60; repeatable.",
+)
+
+
+def shaped(model: Path, shapes: list[tuple[str, list[int]]]) -> Path | onnx.ModelProto:
+    """The model of a file for which the shapes of inputs were given, read; any other file as it is."""
+    if not shapes:
+        return model
+    if model.suffix.lower() != ".pt":
+        raise click.UsageError(f"--input is for TorchScript, and {model.name} is none: leave it out")
+    from sofie.frontends.torch import read_script
+
+    return read_script(model, shapes)
+
+
 def compiling(command: Command, cpu: str = "native") -> Command:
     """The options of every command that compiles a model; they arrive as `dims`, `values`, `cpu`, ..."""
     for option in reversed((DIM, SET, _cpu(cpu), BLAS, REPRODUCIBLE, THREADS, PIPELINE, WITHOUT, DEBUG_FLAG)):
@@ -173,9 +226,14 @@ def compiling(command: Command, cpu: str = "native") -> Command:
     return command
 
 
-def generating(command: Command) -> Command:
+def compiling_for_others(command: Command) -> Command:
     """The same, for a command that writes code for other machines."""
-    return TARGET(ARCH(PRECISION(compiling(command, "multi"))))
+    return INPUT(VARIABLES(compiling(command, "multi")))
+
+
+def generating(command: Command) -> Command:
+    """The same, for code that may be for GPUs."""
+    return TARGET(ARCH(PRECISION(compiling_for_others(command))))
 
 
 def gathered(given: dict[str, Any]) -> Options:

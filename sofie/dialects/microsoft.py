@@ -1,42 +1,15 @@
 """The operators of com.microsoft that ONNX Runtime's tools write into files, as schemas like those of `onnx.defs`.
 
-A row names operands and results, each with the variable or the name of its type (`?` marks optional ones), the types
-that variables stand for, and attributes with their defaults; an attribute that is a type has none, and one in
-`REQUIRED` must be there. Meaning: docs/ContribOperators.md of ONNX Runtime; `frontends.microsoft` has the bodies.
+Meaning: docs/ContribOperators.md of ONNX Runtime; `frontends.microsoft` has the bodies.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cache
-
-import onnx
-from onnx.defs import OpSchema
+from sofie.dialects.rows import Default, Row, row
 
 DOMAIN = "com.microsoft"
 
-FLOATS = "float double"
 BYTES = "int8 uint8"
-
-Default = float | int | str | type
-
-REQUIRED = frozenset({"num_heads", "hidden_size"})
-
-
-@dataclass(frozen=True)
-class Row:
-    """One operator: `inputs` and `outputs` as "name:type name?:type"."""
-
-    inputs: str
-    outputs: str
-    doc: str
-    types: dict[str, str]
-    attributes: dict[str, Default]
-
-
-def _row(inputs: str, outputs: str, doc: str, types: dict[str, str] | None = None, **attributes: Default) -> Row:
-    return Row(inputs, outputs, doc, types or {"T": FLOATS}, attributes)
-
 
 _CONV: dict[str, Default] = {
     "auto_pad": "NOTSET",
@@ -49,10 +22,11 @@ _CONV: dict[str, Default] = {
     "activation_params": list,
 }
 _QUANTIZED = {"T": BYTES}
+_ONE_QUANTIZED = "X:T X_scale:float X_zero_point?:T Y_scale:float Y_zero_point?:T"
 _TWO_QUANTIZED = "A:T A_scale:float A_zero_point?:T B:T B_scale:float B_zero_point?:T C_scale:float C_zero_point?:T"
 
 OPERATORS: dict[str, Row] = {
-    "Attention": _row(
+    "Attention": row(
         "input:T weights:T bias?:T mask_index?:int32 past?:T attention_bias?:T past_sequence_length?:int32",
         "output:T present?:T",
         "Self-attention with one product for queries, keys and values.",
@@ -65,8 +39,8 @@ OPERATORS: dict[str, Row] = {
         mask_filter_value=-10000.0,
         scale=float,
     ),
-    "BiasGelu": _row("A:T B:T", "C:T", "Gelu(A + B)."),
-    "DynamicQuantizeLSTM": _row(
+    "BiasGelu": row("A:T B:T", "C:T", "Gelu(A + B)."),
+    "DynamicQuantizeLSTM": row(
         "X:T W:T2 R:T2 B?:T sequence_lens?:int32 initial_h?:T initial_c?:T P?:T "
         "W_scale:T W_zero_point:T2 R_scale:T R_zero_point:T2",
         "Y?:T Y_h?:T Y_c?:T",
@@ -80,13 +54,13 @@ OPERATORS: dict[str, Row] = {
         hidden_size=int,
         input_forget=0,
     ),
-    "DynamicQuantizeMatMul": _row(
+    "DynamicQuantizeMatMul": row(
         "A:T B:T2 b_scale:T b_zero_point?:T2 bias?:T",
         "Y:T",
         "A, quantised in the run to uint8, times B, plus a bias.",
         {"T": "float", "T2": BYTES},
     ),
-    "EmbedLayerNormalization": _row(
+    "EmbedLayerNormalization": row(
         "input_ids:int32 segment_ids?:int32 word_embedding:T position_embedding:T segment_embedding?:T gamma:T beta:T "
         "mask?:int32 position_ids?:int32",
         "output:T mask_index:int32 embedding_sum?:T",
@@ -94,9 +68,9 @@ OPERATORS: dict[str, Row] = {
         epsilon=1e-12,
         mask_index_type=0,
     ),
-    "FastGelu": _row("X:T bias?:T", "Y:T", "Gelu by way of tanh of X + bias."),
-    "FusedConv": _row("X:T W:T B?:T Z?:T", "Y:T", "activation(Conv(X, W, B) + Z).", None, **_CONV),
-    "FusedGemm": _row(
+    "FastGelu": row("X:T bias?:T", "Y:T", "Gelu by way of tanh of X + bias."),
+    "FusedConv": row("X:T W:T B?:T Z?:T", "Y:T", "activation(Conv(X, W, B) + Z).", None, **_CONV),
+    "FusedGemm": row(
         "A:T B:T C?:T",
         "Y:T",
         "activation(Gemm(A, B, C)).",
@@ -110,7 +84,7 @@ OPERATORS: dict[str, Row] = {
         activation_beta=float,
         activation_gamma=float,
     ),
-    "FusedMatMul": _row(
+    "FusedMatMul": row(
         "A:T B:T",
         "Y:T",
         "alpha times the product of matrices that may be transposed.",
@@ -121,14 +95,25 @@ OPERATORS: dict[str, Row] = {
         transBatchA=0,
         transBatchB=0,
     ),
-    "Gelu": _row("X:T", "Y:T", "x / 2 (1 + erf(x / sqrt(2)))."),
-    "MatMulIntegerToFloat": _row(
+    "Gelu": row("X:T", "Y:T", "x / 2 (1 + erf(x / sqrt(2)))."),
+    "MatMulIntegerToFloat": row(
         "A:T1 B:T2 a_scale:T3 b_scale:T3 a_zero_point?:T1 b_zero_point?:T2 bias?:T3",
         "Y:T3",
         "The product of integers without their zero points, times both scales, plus a bias.",
         {"T1": BYTES, "T2": BYTES, "T3": "float"},
     ),
-    "MultiHeadAttention": _row(
+    "MatMulNBits": row(
+        "A:T1 B:uint8 scales:T1 zero_points?:T2 g_idx?:int32 bias?:T1",
+        "Y:T1",
+        "A (.., K) times weights (N, blocks, bytes of a block) of `bits` bits, low ones first; a scale a block.",
+        {"T1": "float", "T2": "uint8 float"},
+        K=int,
+        N=int,
+        bits=4,
+        block_size=int,
+        accuracy_level=0,
+    ),
+    "MultiHeadAttention": row(
         "query:T key?:T value?:T bias?:T key_padding_mask?:int32 attention_bias?:T past_key?:T past_value?:T "
         "past_sequence_length?:int32 cache_indirection?:int32",
         "output:T present_key?:T present_value?:T qk?:T",
@@ -138,7 +123,7 @@ OPERATORS: dict[str, Row] = {
         scale=float,
         unidirectional=0,
     ),
-    "QGemm": _row(
+    "QGemm": row(
         "A:TA a_scale:float a_zero_point:TA B:TB b_scale:float b_zero_point:TB C?:int32 "
         "y_scale?:float y_zero_point?:TY",
         "Y:TY",
@@ -148,68 +133,41 @@ OPERATORS: dict[str, Row] = {
         transA=0,
         transB=0,
     ),
-    "QLinearAdd": _row(_TWO_QUANTIZED, "C:T", "The sum of quantised tensors, quantised.", _QUANTIZED),
-    "QLinearMul": _row(_TWO_QUANTIZED, "C:T", "The product of quantised tensors, quantised.", _QUANTIZED),
-    "QuickGelu": _row("X:T", "Y:T", "x sigmoid(alpha x).", alpha=1.702),
-    "SimplifiedLayerNormalization": _row(
+    "QLinearAdd": row(_TWO_QUANTIZED, "C:T", "The sum of quantised tensors, quantised.", _QUANTIZED),
+    "QLinearAveragePool": row(
+        _ONE_QUANTIZED,
+        "Y:T",
+        "AveragePool of a quantised tensor, quantised.",
+        _QUANTIZED,
+        auto_pad="NOTSET",
+        ceil_mode=0,
+        count_include_pad=0,
+        kernel_shape=tuple,
+        pads=tuple,
+        strides=tuple,
+        channels_last=0,
+    ),
+    "QLinearGlobalAveragePool": row(
+        _ONE_QUANTIZED, "Y:T", "GlobalAveragePool of a quantised tensor, quantised.", _QUANTIZED, channels_last=0
+    ),
+    "QLinearLeakyRelu": row(_ONE_QUANTIZED, "Y:T", "LeakyRelu of a quantised tensor.", _QUANTIZED, alpha=0.01),
+    "QLinearMul": row(_TWO_QUANTIZED, "C:T", "The product of quantised tensors, quantised.", _QUANTIZED),
+    "QLinearSigmoid": row(_ONE_QUANTIZED, "Y:T", "Sigmoid of a quantised tensor, quantised.", _QUANTIZED),
+    "QLinearSoftmax": row(_ONE_QUANTIZED, "Y:T", "Softmax of a quantised tensor.", _QUANTIZED, axis=-1, opset=int),
+    "QuickGelu": row("X:T", "Y:T", "x sigmoid(alpha x).", alpha=1.702),
+    "SimplifiedLayerNormalization": row(
         "X:T scale:T", "Y:T inv_std_var?:T", "LayerNormalization without a mean.", axis=-1, epsilon=1e-5, stash_type=1
     ),
-    "SkipLayerNormalization": _row(
+    "SkipLayerNormalization": row(
         "input:T skip:T gamma:T beta?:T bias?:T",
         "output:T mean?:T inv_std_var?:T input_skip_bias_sum?:T",
         "LayerNormalization of input + skip + bias over the last axis.",
         epsilon=1e-12,
     ),
-    "SkipSimplifiedLayerNormalization": _row(
+    "SkipSimplifiedLayerNormalization": row(
         "input:T skip:T gamma:T bias?:T",
         "output:T mean?:T inv_std_var?:T input_skip_bias_sum?:T",
         "SimplifiedLayerNormalization of input + skip + bias over the last axis.",
         epsilon=1e-12,
     ),
 }
-
-_KINDS = {
-    float: OpSchema.AttrType.FLOAT,
-    int: OpSchema.AttrType.INT,
-    str: OpSchema.AttrType.STRING,
-    tuple: OpSchema.AttrType.INTS,
-    list: OpSchema.AttrType.FLOATS,
-}
-"""What a type in the table says of an attribute; `tuple` is a list of integers, `list` one of floats."""
-
-_LISTS = {"activations": OpSchema.AttrType.STRINGS}
-
-
-@cache
-def schemas() -> list[OpSchema]:
-    """The schemas of all operators of the table."""
-    return [_schema(name, row) for name, row in OPERATORS.items()]
-
-
-def _schema(name: str, row: Row) -> OpSchema:
-    return OpSchema(
-        name,
-        DOMAIN,
-        1,
-        row.doc,
-        inputs=[_formal(text, row) for text in row.inputs.split()],
-        outputs=[_formal(text, row) for text in row.outputs.split()],
-        type_constraints=[
-            (variable, [f"tensor({t})" for t in types.split()], "") for variable, types in row.types.items()
-        ],
-        attributes=[_attribute(key, default) for key, default in row.attributes.items()],
-    )
-
-
-def _formal(text: str, row: Row) -> OpSchema.FormalParameter:
-    name, kind = text.split(":")
-    option = OpSchema.FormalParameterOption.Optional if name.endswith("?") else OpSchema.FormalParameterOption.Single
-    spelled = kind if kind in row.types else f"tensor({kind})"
-    return OpSchema.FormalParameter(name.rstrip("?"), spelled, param_option=option)
-
-
-def _attribute(name: str, default: Default) -> OpSchema.Attribute:
-    if isinstance(default, type):
-        kind = _LISTS.get(name, _KINDS[default])
-        return OpSchema.Attribute(name, kind, required=name in REQUIRED)
-    return OpSchema.Attribute(name, onnx.helper.make_attribute(name, default))

@@ -1,7 +1,7 @@
 """The onnx dialect: one op class per live ONNX operator, built from the operator's own schema at opset 28.
 
 Operands, attributes, type constraints and documentation come from `onnx.defs`; nothing is written by hand, so no
-operator can be forgotten. The schemas of com.microsoft, which ONNX lacks, come from a table (`dialects.microsoft`).
+operator can be forgotten. The schemas of other domains come from tables (`dialects.vendors`).
 
 Text: `%y = onnx.Gemm(%x, %w, none) {transB = 1 : i64} : (tensor<1x7xf32>, ...) -> ...`,
 where `none` stands for an optional operand that is absent. A graph that is an attribute in ONNX is a region here, under
@@ -52,7 +52,8 @@ from xdsl.printer import Printer
 from xdsl.traits import IsTerminator, Pure
 from xdsl.utils.exceptions import VerifyException
 
-from sofie.dialects import microsoft
+from sofie.dialects import vendors
+from sofie.dialects.fixed import FixedType
 from sofie.dialects.sofie import BlobAttr
 from sofie.dialects.types import element_to_onnx
 from sofie.errors import SofieError, printable
@@ -64,7 +65,13 @@ OPSET = 28
 ML_OPSET = 5
 """The version of the ai.onnx.ml domain that the dialect is built from."""
 
-DOMAINS = {"": OPSET, "ai.onnx.ml": ML_OPSET, "ai.onnx.preview.training": 1, "ai.onnx.preview": 1, microsoft.DOMAIN: 1}
+DOMAINS = {
+    "": OPSET,
+    "ai.onnx.ml": ML_OPSET,
+    "ai.onnx.preview.training": 1,
+    "ai.onnx.preview": 1,
+    **dict.fromkeys(vendors.TABLES, 1),
+}
 """The operator domains the dialect knows, and the version of each."""
 
 _Option = OpSchema.FormalParameterOption
@@ -121,6 +128,10 @@ class OnnxOp(IRDLOperation):
     def attribute(self, name: str) -> Attribute | None:
         """The attribute as it stands in the IR, without the schema's default."""
         return self.properties.get(f"onnx_{name}")
+
+    def attributes_given(self) -> dict[str, Attribute]:
+        """The attributes that stand in the IR, by the schema's names: what `from_positions` takes."""
+        return {name.removeprefix("onnx_"): v for name, v in self.properties.items() if name.startswith("onnx_")}
 
     def integer(self, name: str, default: int | None = None) -> int:
         """An integer attribute, the schema's default, or `default`."""
@@ -237,6 +248,8 @@ class OnnxOp(IRDLOperation):
             element = value.type.get_element_type() if isinstance(value.type, TensorType) else None
             if element is None:
                 raise VerifyException(f"operand {formal.name} is no tensor")
+            if isinstance(element, FixedType) and "tensor(float)" in allowed.get(formal.type_str, ()):
+                continue  # stands where a float may; operands of several such types go together
             spelled = f"tensor({_onnx_name(element)})"
             if spelled not in allowed.get(formal.type_str, (formal.type_str,)):
                 raise VerifyException(f"operand {formal.name} of {self.operator} cannot be {spelled}")
@@ -385,7 +398,7 @@ def op_classes() -> dict[tuple[str, str], type[OnnxOp]]:
     """
     classes: dict[tuple[str, str], type[OnnxOp]] = {}
     newest: dict[tuple[str, str], OpSchema] = {}
-    for schema in [*onnx.defs.get_all_schemas_with_history(), *microsoft.schemas()]:
+    for schema in [*onnx.defs.get_all_schemas_with_history(), *vendors.schemas()]:
         retired = schema.deprecated and schema.domain  # nothing converts them: the last version stays
         if schema.domain in DOMAINS and schema.since_version <= DOMAINS[schema.domain] and not retired:
             key = (schema.domain, schema.name)

@@ -41,8 +41,20 @@ from xdsl.printer import Printer
 from xdsl.traits import HasParent, IsTerminator, NoMemoryEffect, Pure, RecursiveMemoryEffect
 from xdsl.utils.exceptions import VerifyException
 
+from sofie.dialects.fixed import ConvertOp, FixedType
+from sofie.dialects.narrow import NarrowFloat
+from sofie.dialects.scalars import (
+    CastLanesOp,
+    DecodeOp,
+    DotOp,
+    EncodeOp,
+    JoinOp,
+    LoadWordOp,
+    QuantizeOp,
+    RequantizeOp,
+)
 from sofie.dialects.sizes import LayoutAttr, SizesAttr
-from sofie.dialects.types import element_from_numpy, numpy_dtype, signless
+from sofie.dialects.types import element_from_numpy, numpy_dtype, stored
 from sofie.sizes import Symbol, symbols_of
 from sofie.weights import Array, Blob, WeightStore
 
@@ -85,7 +97,7 @@ def _prints_exactly(array: Array) -> bool:
 
 
 def _array_to_dense(array: Array) -> DenseIntOrFPElementsAttr:
-    element: Any = signless(element_from_numpy(array.dtype))
+    element: Any = stored(element_from_numpy(array.dtype))
     values: list[Any] = [v.item() for v in array.reshape(-1)]
     return DenseIntOrFPElementsAttr.from_list(TensorType(element, list(array.shape)), values)
 
@@ -119,7 +131,7 @@ class WeightOp(IRDLOperation):
 
     @staticmethod
     def of(name: str, array: Array, element: Attribute | None = None) -> WeightOp:
-        """The weight op of a numpy array; `element` overrides the element type (below level 1: signless)."""
+        """The weight op of a numpy array; `element` overrides the element type (below level 1: stored)."""
         blob = Blob.of(array)
         return WeightOp(name, blob, TensorType(element or element_from_numpy(array.dtype), list(array.shape)))
 
@@ -133,6 +145,11 @@ class WeightOp(IRDLOperation):
         assert isinstance(kind, TensorType | MemRefType)
         if array is not None and tuple(array.shape) != tuple(kind.get_shape()):
             raise VerifyException(f"weight of shape {array.shape} declared as {kind}")
+
+
+def contents(value: SSAValue | None) -> Array | None:
+    """The array of a weight; None for any other value, and for none."""
+    return value.owner.blob.value if value is not None and isinstance(value.owner, WeightOp) else None
 
 
 @irdl_op_definition
@@ -263,6 +280,8 @@ class TileOp(IRDLOperation):
 
 NARROW_TERMS = {"tf32": 1, "bf16": 2, "fp16": 2}
 """The terms that tensor cores take in a word of 32 bits, by their precision."""
+BYTES = ("u8s8", "s8u8")
+"""Which factor's bytes have no sign, and which factor's have one."""
 
 
 @irdl_op_definition
@@ -288,7 +307,8 @@ class MmaOp(IRDLOperation):
     """`sums[row, column] += a[row] b[column]` by the tensor cores of a warp: PTX's mma.sync of 16 x 8 results, with 8
     words of terms each (level 4').
 
-    sums: four results of a thread in a place, memref<..x..x4xf32>. a, b: a thread's words, memref<..x4xi32> and
+    precision: one of those of `sofie.narrow`, for sums in f32, or one of `BYTES`, for sums in i32, which wrap. sums:
+    four results of a thread in a place, memref<..x..x4xf32>. a, b: a thread's words, memref<..x4xi32> and
     memref<..x2xi32>. Which rows, columns and terms are whose is PTX's.
     """
 
@@ -308,6 +328,9 @@ class MmaOp(IRDLOperation):
 
 Sofie = Dialect(
     "sofie",
-    [WeightOp, ExtentsOp, SizeOp, YieldOp, FusedOp, TileOp, NarrowOp, MmaOp],
-    [BlobAttr, SizesAttr, LayoutAttr],
+    [
+        *(WeightOp, ExtentsOp, ConvertOp, SizeOp, YieldOp, FusedOp, TileOp, NarrowOp, MmaOp),
+        *(DecodeOp, EncodeOp, LoadWordOp, JoinOp, DotOp, CastLanesOp, QuantizeOp, RequantizeOp),
+    ],
+    [BlobAttr, SizesAttr, LayoutAttr, NarrowFloat, FixedType],
 )

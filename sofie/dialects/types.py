@@ -1,7 +1,9 @@
 """Element types in one table: ONNX's tensor types, numpy's, and those of the IR.
 
-Level 1 keeps ONNX's signedness in the type (`ui8`); below it integers are signless, as upstream MLIR demands, and the
-sign lives in the op (`divui`). bool is `i1` as a value and one byte in memory.
+Level 1 keeps ONNX's types. Below it, integers are signless, as upstream MLIR demands, and the sign lives in the op
+(`divui`); floats of 16 bits and fewer are their bits, as integers of that width or a byte, and lowerings compute with
+float32; integers of 4 and 2 bits take a byte each, fixed-point numbers are their raw integers in 1, 2, 4 or 8 bytes.
+bool is `i1` as a value and one byte in memory.
 """
 
 from __future__ import annotations
@@ -9,12 +11,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import cast
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnx
 from xdsl.dialects.builtin import (
     DYNAMIC_INDEX,
     AnyFloat,
+    BFloat16Type,
     Float16Type,
     Float32Type,
     Float64Type,
@@ -24,12 +28,15 @@ from xdsl.dialects.builtin import (
     NoneAttr,
     Signedness,
     StridedLayoutAttr,
+    StringAttr,
     TensorType,
     VectorType,
 )
 from xdsl.ir import Attribute, SSAValue
 
 from sofie import sizes
+from sofie.dialects.fixed import FixedType
+from sofie.dialects.narrow import NarrowFloat
 from sofie.dialects.sizes import LayoutAttr, SizesAttr
 from sofie.errors import UnsupportedError
 
@@ -37,6 +44,7 @@ _ROWS: list[tuple[int, str, Attribute]] = [
     (onnx.TensorProto.FLOAT, "float32", Float32Type()),
     (onnx.TensorProto.DOUBLE, "float64", Float64Type()),
     (onnx.TensorProto.FLOAT16, "float16", Float16Type()),
+    (onnx.TensorProto.BFLOAT16, "bfloat16", BFloat16Type()),
     (onnx.TensorProto.INT8, "int8", IntegerType(8)),
     (onnx.TensorProto.INT16, "int16", IntegerType(16)),
     (onnx.TensorProto.INT32, "int32", IntegerType(32)),
@@ -46,11 +54,21 @@ _ROWS: list[tuple[int, str, Attribute]] = [
     (onnx.TensorProto.UINT32, "uint32", IntegerType(32, Signedness.UNSIGNED)),
     (onnx.TensorProto.UINT64, "uint64", IntegerType(64, Signedness.UNSIGNED)),
     (onnx.TensorProto.BOOL, "bool", IntegerType(1)),
+    (onnx.TensorProto.FLOAT8E4M3FN, "float8_e4m3fn", NarrowFloat(StringAttr("f8E4M3FN"))),
+    (onnx.TensorProto.FLOAT8E4M3FNUZ, "float8_e4m3fnuz", NarrowFloat(StringAttr("f8E4M3FNUZ"))),
+    (onnx.TensorProto.FLOAT8E5M2, "float8_e5m2", NarrowFloat(StringAttr("f8E5M2"))),
+    (onnx.TensorProto.FLOAT8E5M2FNUZ, "float8_e5m2fnuz", NarrowFloat(StringAttr("f8E5M2FNUZ"))),
+    (onnx.TensorProto.FLOAT8E8M0, "float8_e8m0fnu", NarrowFloat(StringAttr("f8E8M0FNU"))),
+    (onnx.TensorProto.FLOAT4E2M1, "float4_e2m1fn", NarrowFloat(StringAttr("f4E2M1FN"))),
+    (onnx.TensorProto.INT4, "int4", IntegerType(4)),
+    (onnx.TensorProto.UINT4, "uint4", IntegerType(4, Signedness.UNSIGNED)),
+    (onnx.TensorProto.INT2, "int2", IntegerType(2)),
+    (onnx.TensorProto.UINT2, "uint2", IntegerType(2, Signedness.UNSIGNED)),
 ]
 _BY_ONNX = {code: element for code, _, element in _ROWS}
 _TO_ONNX = {element: code for code, _, element in _ROWS}
-_BY_NUMPY = {np.dtype(name): element for _, name, element in _ROWS}
-_TO_NUMPY = {element: np.dtype(name) for _, name, element in _ROWS}
+_TO_NUMPY = {element: np.dtype(getattr(ml_dtypes, name, name)) for _, name, element in _ROWS}
+_BY_NUMPY = {dtype: element for element, dtype in _TO_NUMPY.items()}
 
 
 def element_from_onnx(code: int) -> Attribute:
@@ -82,22 +100,35 @@ def element_from_numpy(dtype: npt.DTypeLike) -> Attribute:
 
 def numpy_dtype(element: Attribute) -> np.dtype[np.generic]:
     """The numpy dtype of an element type; signless integers read as signed, `index` as int64."""
+    if isinstance(element, FixedType):
+        return np.dtype(f"{'int' if element.data.signed else 'uint'}{8 * element.bytes}")
     return np.dtype(np.int64) if isinstance(element, IndexType) else _TO_NUMPY[element]
 
 
 def is_unsigned(element: Attribute) -> bool:
-    """Whether a level 1 element type is an unsigned integer (bool is not)."""
+    """Whether a level 1 element type is an unsigned integer, or held as one (bool is not)."""
+    if isinstance(element, FixedType):
+        return not element.data.signed
     return isinstance(element, IntegerType) and element.signedness.data == Signedness.UNSIGNED
 
 
-def signless(element: Attribute) -> Attribute:
-    """The element type as it stands below level 1."""
+def stored(element: Attribute) -> Attribute:
+    """The element type as it stands below level 1: signless, and the bits of a narrow float."""
+    if isinstance(element, FixedType):
+        return IntegerType(8 * element.bytes)
+    if is_narrow(element) or (isinstance(element, IntegerType) and 1 < element.width.data < 8):
+        return IntegerType(8 * bytes_of(element))
     return IntegerType(element.width.data) if is_unsigned(element) and isinstance(element, IntegerType) else element
 
 
 def is_float(element: Attribute) -> bool:
     """Whether the element type is a floating-point type."""
-    return isinstance(element, AnyFloat)
+    return isinstance(element, AnyFloat | NarrowFloat)
+
+
+def is_narrow(element: Attribute) -> bool:
+    """Whether the element type is a float that lowerings do not compute with."""
+    return isinstance(element, Float16Type | BFloat16Type | NarrowFloat)
 
 
 def bytes_of(element: Attribute) -> int:
@@ -185,3 +216,9 @@ def strides_of(value: SSAValue) -> list[int]:
     """Strides (elements) of a memref value."""
     assert isinstance(value.type, MemRefType), value.type
     return strides_and_offset(value.type)[0]
+
+
+def with_any_offset(kind: MemRefType[Attribute]) -> MemRefType[Attribute]:
+    """The type of a view for whoever is given it: the offset is known only to the caller."""
+    strides, _ = strides_and_offset(kind)
+    return memref(kind.element_type, shape_of_type(kind), strides, None)

@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import ClassVar
 
-import numpy as np
 from xdsl.dialects import func, memref
-from xdsl.dialects.builtin import DictionaryAttr, IntegerAttr, ModuleOp, StringAttr
+from xdsl.dialects.builtin import ArrayAttr, DictionaryAttr, IntegerAttr, ModuleOp, StringAttr
 from xdsl.ir import Operation, SSAValue
 
 from sofie import weight_file
-from sofie.dialects.sofie import WeightOp
+from sofie.dialects.sofie import BlobAttr, WeightOp
 from sofie.dialects.types import shape_of
+from sofie.emit.functor import functor, takes_columns
 from sofie.emit.ports import Port
 from sofie.emit.profile import PROFILE
 from sofie.emit.session import choice, session
@@ -34,7 +34,7 @@ from sofie.memory import memory_of
 from sofie.naming import Namer, identifier
 from sofie.random_state import state_of
 from sofie.sizes import Symbol, most, symbols_of
-from sofie.weights import Array
+from sofie.weights import Array, Blob
 
 _FILE_INCLUDES = (
     "#if defined(__unix__) || defined(__APPLE__)",
@@ -43,6 +43,10 @@ _FILE_INCLUDES = (
     "#include <cstdio>",
     "#endif",
 )
+LONGEST_NOTE = 100_000
+"""Characters of what a header says of the options it was written with; `sofie weights` reads them."""
+_LINE = 64
+"""Bytes of embedded weights on a line."""
 
 
 @dataclass
@@ -57,7 +61,19 @@ class Program:
     call: ClassVar[type[Operation]] = func.CallOp
     """The op that runs a kernel."""
     reserved: ClassVar[frozenset[str]] = frozenset(
-        {"weights", "arena", "Session", "Weights", "infer", "detail", "check"}
+        {
+            "weights",
+            "arena",
+            "Session",
+            "Weights",
+            "infer",
+            "detail",
+            "check",
+            "by_name",
+            "session",
+            "variables",
+            "Variables",
+        }
     )
     """Names that no tensor may have in the text."""
 
@@ -97,7 +113,12 @@ class Program:
             shape = shape_of(argument)
             late = output and any(symbol not in self.sizes for symbol in symbols_of(shape))
             found = names(f"{parameter}_shape", "shape") if late else ""
-            ports[output].append(Port(name, parameter, _text(attrs, "sofie.dtype") or "float32", shape, found))
+            columns = attrs.data.get("sofie.columns")
+            named = (
+                tuple(c.data for c in columns if isinstance(c, StringAttr)) if isinstance(columns, ArrayAttr) else ()
+            )
+            dtype = _text(attrs, "sofie.dtype") or "float32"
+            ports[output].append(Port(name, parameter, dtype, shape, found, named))
         self.inputs, self.outputs = ports[False], ports[True]
 
     @property
@@ -133,8 +154,18 @@ class Program:
     def layout(self) -> str:
         """The digest of all that a weight file must agree with: names, shapes, types, and the code that reads them."""
         listing = [[n, str(a.dtype), list(a.shape)] for n, a in self.weights]
-        text = json.dumps(listing) + "\n".join(self.kernels)
+        text = json.dumps(listing) + "\n".join((*self.kernels, self._wiring))
         return hashlib.sha256(text.encode()).hexdigest()
+
+    @property
+    def _wiring(self) -> str:
+        """The function @infer, which says what goes into which kernel, with places of weights for their values."""
+        entry = self.infer.clone()
+        places = {digest: str(k) for k, (digest, _) in enumerate(self._places.values())}
+        for op in entry.walk():
+            if isinstance(op, WeightOp):
+                op.properties["value"] = BlobAttr(Blob(places[op.blob.digest], None))
+        return str(entry)
 
     @cached_property
     def file(self) -> weight_file.WeightFile:
@@ -227,23 +258,37 @@ class Program:
         """
         includes = [*(["array"] if self.late else []), *(["chrono", "cstdio"] if profile else [])]
         includes += self.thread_headers
-        includes += ["cstddef", "cstdint", "cstring", "memory", "new", "stdexcept", "string", "tuple", "vector"]
+        includes += ["limits"] if any(port.columns for port in self.inputs) else []
+        includes += "cstddef cstdint cstdlib cstring memory new stdexcept string tuple utility vector".split()
         library = ["#include <cblas.h>"] if self.uses_blas else []
         parts = [self.core(profile)]
         parts += [source("cpu.hxx")] if self.variants[0].cpu.level else []
         parts += [choice(self, profile)] if len(self.variants) > 1 else []
-        return self.framed("HXX", "", includes, library, [*parts, session(self, embed, profile)], embed)
+        parts += [session(self, embed, profile)]
+        columns = takes_columns(self)
+        parts += [functor(self)] if columns else []
+        return self.framed("HXX", "", includes, library, parts, embed, source("functor.hxx") if columns else "")
 
     def framed(
-        self, kind: str, whose: str, includes: Sequence[str], more: Sequence[str], parts: Sequence[str], embed: bool
+        self,
+        kind: str,
+        whose: str,
+        includes: Sequence[str],
+        more: Sequence[str],
+        parts: Sequence[str],
+        embed: bool,
+        behind: str = "",
     ) -> str:
-        """The file around `parts`, behind tables and weights: its first line, guard, includes and namespace."""
+        """The file around `parts`, behind tables and weights: its first line, guard, includes and namespace.
+
+        behind: what stands outside of the namespace, at the end.
+        """
         guard = f"SOFIE_{self.name}_{kind}"
         lines = [
             f"// {comment(self.name)}: {len(self.inputs)} input(s), {len(self.outputs)} output(s), "
             f"{sum(a.size for _, a in self.weights):,} weights, "
             f"{self.arena_bytes:,} bytes of scratch. Written by SOFIE{whose}.",
-            *(f"// {comment(words)}" for words in self.notes),
+            *(f"// {comment(words, LONGEST_NOTE)}" for words in self.notes),
             "",
             f"#ifndef {guard}",
             f"#define {guard}",
@@ -259,6 +304,7 @@ class Program:
             "",
             f"namespace TMVA_SOFIE_{self.name} = SOFIE_{self.name};",
             "",
+            *([behind, ""] if behind else []),
             f"#endif // {guard}",
             "",
         ]
@@ -280,19 +326,26 @@ class Program:
         return "\n".join(rows)
 
     def _weights_class(self, embed: bool) -> str:
+        setting = f"SOFIE_{self.name}_WEIGHTS"
         lines = [
             "namespace detail {",
             f"inline constexpr char model_name[] = {string(self.name)};",
+            f"#if defined({setting})",
+            f"inline constexpr char weight_file[] = {setting};",
+            "#else",
+            f"inline constexpr char weight_file[] = {string(self.name + '.dat')};",
+            "#endif",
             f"inline constexpr std::size_t weight_file_bytes = {self.file.size};",
             f"inline constexpr std::size_t weight_header_bytes = {len(self.file.header)};",
             f'inline constexpr char weight_layout[] = "{self.layout}";',
         ]
         if embed:
-            array = np.frombuffer(self.weight_bytes(), np.uint8)
-            text = ",".join(map(str, array.tolist()))
-            lines.append(f"alignas(64) inline constexpr unsigned char embedded_weights[] = {{{text}}};")
+            content = self.weight_bytes()
+            text = "\n".join(f"    {string(content[k : k + _LINE])}" for k in range(0, len(content), _LINE))
+            lines.append(f"alignas(64) inline constexpr unsigned char embedded_weights[{len(content) + 1}] =\n{text};")
         lines.append("} // namespace detail")
         lines += ["", *(["#define SOFIE_EMBEDDED_WEIGHTS"] if embed else []), source("weights.hxx")]
+        lines += ["", source("lengths.hxx")] if self.inputs else []
         return "\n".join([*lines, *(["#undef SOFIE_EMBEDDED_WEIGHTS"] if embed else [])])
 
 

@@ -10,10 +10,10 @@ struct CpuidAnswer {
    unsigned a, b, c, d;
 };
 
-inline CpuidAnswer cpuid(unsigned leaf)
+inline CpuidAnswer cpuid(unsigned leaf, unsigned part = 0)
 {
    CpuidAnswer answer{};
-   __asm__("cpuid" : "=a"(answer.a), "=b"(answer.b), "=c"(answer.c), "=d"(answer.d) : "a"(leaf), "c"(0));
+   __asm__("cpuid" : "=a"(answer.a), "=b"(answer.b), "=c"(answer.c), "=d"(answer.d) : "a"(leaf), "c"(part));
    return answer;
 }
 
@@ -39,8 +39,19 @@ inline int x86_level()
    constexpr unsigned v4 = 1u << 16 | 1u << 17 | 1u << 28 | 1u << 30 | 1u << 31; // F, DQ, CD, BW, VL
    return (extended.b & v4) == v4 && (saved & zmm) == zmm ? 4 : 3;
 }
+
+// Whether a machine of that level has dot products of bytes: AVX-VNNI for level 3, AVX512-VNNI for 4.
+inline bool x86_vnni(int level)
+{
+   if (x86_level() < level)
+      return false;
+   const CpuidAnswer extended = cpuid(7);
+   return level >= 4 ? extended.c & 1u << 11 : extended.a >= 1 && cpuid(7, 1).a & 1u << 4;
+}
 #else
 inline int x86_level() { return 1; } // no x86-64
+
+inline bool x86_vnni(int) { return false; }
 #endif
 
 } // namespace detail

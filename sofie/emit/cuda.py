@@ -18,15 +18,17 @@ from xdsl.dialects.builtin import IndexType, IntegerAttr, MemRefType, ModuleOp
 from xdsl.ir import Block, Operation, SSAValue
 
 from sofie.body import ROLLED, UNROLL
+from sofie.dialects.scalars import JoinOp
 from sofie.dialects.sofie import MmaOp, NarrowOp
 from sofie.dialects.types import shape_of_type
 from sofie.dialects.upstream import SubgroupReduceOp
 from sofie.emit.cpp import Program
-from sofie.emit.device_session import device_session, file_constructors
+from sofie.emit.device_session import device_session
 from sofie.emit.printer import KernelPrinter
 from sofie.emit.sources import source
 from sofie.emit.spelling import ATOM, Expression, comment, listed, scalar_type, string, type_name
 from sofie.emit.variant import EntryPrinter, Variant
+from sofie.emit.vectors import has_codes
 from sofie.launches import (
     ALIASED,
     MODULE,
@@ -49,6 +51,8 @@ PLACES = {
     gpu.LaneIdOp: f"threadIdx.x % {WARP}",
 }
 """What a thread knows of its own place; all of it lies along x."""
+WORDS = ("load_word(", "join(", "dot(", "quantized<", "requantized<")
+"""How calls of the functions of words.cuh begin."""
 RESERVED = frozenset(
     {
         "stream",
@@ -117,6 +121,8 @@ class DevicePrinter(KernelPrinter):
         if isinstance(op, NarrowOp):
             terms = ", ".join(self.text(term) for term in op.terms)
             return Expression(f"detail::narrow_{op.precision.data}({terms})", ATOM)
+        if isinstance(op, JoinOp):
+            return Expression(f"detail::join({', '.join(map(self.text, op.parts))})", ATOM)
         return super().expression(op)
 
     def _array(self, op: memref.AllocaOp) -> None:
@@ -228,7 +234,8 @@ class CudaProgram(Program):
     call: ClassVar[type[Operation]] = gpu.LaunchFuncOp
     reserved: ClassVar[frozenset[str]] = Program.reserved | RESERVED
     includes: ClassVar[tuple[str, ...]] = tuple(
-        "array cmath cstddef cstdint cstring memory stdexcept string tuple type_traits utility vector".split()
+        "array cmath cstddef cstdint cstdlib cstring limits memory stdexcept string tuple".split()
+        + "type_traits utility vector".split()
     )
     """The standard headers that the text needs."""
     runtime: ClassVar[tuple[str, ...]] = ("#ifndef SOFIE_LAUNCH", "#include <cuda_runtime.h>", "#endif")
@@ -290,7 +297,10 @@ class CudaProgram(Program):
         kernels, texts = self.printed, "\n\n".join(self.kernels)
         parts = [source("device.cuh"), *([source("graphs.cuh")] if self.graphs else [])]
         parts += [source("random_state.cuh")] if self.draws else []
-        parts += [source("tensor_cores.cuh")] if "detail::product_" in texts else []
+        cores = "detail::product_" in texts
+        parts += [source("codes.hxx").replace("SOFIE_INLINE", "SOFIE_DEVICE")] if cores or has_codes(texts) else []
+        parts += [source("words.cuh")] if any(f"detail::{name}" in texts for name in WORDS) else []
+        parts += [source("tensor_cores.cuh")] if cores else []
         parts += [f"namespace kernels {{\n\n{texts}\n\n}} // namespace kernels" if kernels else ""]
         parts += [_prepare(self.large)] if self.large else []
         parts += [_entry(self, {name: nodes for name, (_, nodes) in kernels.items()}), "#undef SOFIE_DEVICE"]
@@ -298,7 +308,7 @@ class CudaProgram(Program):
 
     def header(self, embed: bool = False, profile: bool = False) -> str:
         """The .cuh: tables, weights, kernels and the class `Session`, in a namespace of its own."""
-        session = device_session(self, file_constructors(self, embed))
+        session = device_session(self, whole=True)
         return self.framed("CUH", ", for CUDA", self.includes, self.runtime, [self.core(), session], embed)
 
 

@@ -109,6 +109,11 @@ template <class T> SOFIE_DEVICE T maximum(T a, T b) { return ((a < b) | (b != b)
 
 template <class T> SOFIE_DEVICE T minimum(T a, T b) { return ((b < a) | (b != b)) ? b : a; }
 
+// The same; the other one where one is NaN.
+template <class T> SOFIE_DEVICE T maximum_number(T a, T b) { return ((a < b) | (a != a)) ? b : a; }
+
+template <class T> SOFIE_DEVICE T minimum_number(T a, T b) { return ((b < a) | (a != a)) ? b : a; }
+
 // How the values of several threads become one.
 struct Add {
    template <class T> __device__ __forceinline__ T operator()(T a, T b) const { return a + b; }

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from sofie.emit.named import inputs_struct
 from sofie.emit.ports import Port
 from sofie.emit.printer import KernelPrinter
 from sofie.emit.session import checked, parameters, passed, returning, size_checks
@@ -21,22 +22,18 @@ ALIGNMENT = 256
 """Bytes: that of cudaMalloc, and of each input and output in their room."""
 
 
-def file_constructors(program: CudaProgram, embed: bool) -> str:
-    """The constructors of a session whose weights are in a file or, embedded, in the program."""
-    default_file = "" if embed else f" = {string(program.name + '.dat')}"
-    takes = f"const std::string &file{default_file}, bool graphs = true"
-    default = "   Session() : Session(DeviceWeights(Weights())) {}\n" if embed else ""
-    return f"""{default}   explicit Session({takes})
+_FROM_FILES = """   Session() : Session(DeviceWeights(Weights())) {}
+   explicit Session(const std::string &file, bool graphs = true)
        : Session(DeviceWeights(Weights(file)), graphs)
-   {{
-   }}
+   {
+   }
 """
 
 
-def device_session(program: CudaProgram, constructors: str) -> str:
+def device_session(program: CudaProgram, whole: bool) -> str:
     """The classes that users see: weights and scratch memory on the device, inference there and from the host.
 
-    constructors: those that are not of DeviceWeights.
+    whole: with the constructors that read files, and the calls that return vectors.
     """
     takes, gives = parameters(program)
     arguments = ["weights_.data()", "arena_.get()", "on" if program.graphs else "stream"]
@@ -58,7 +55,8 @@ def device_session(program: CudaProgram, constructors: str) -> str:
     copies += [_copy(p, rooms[p], spell, back=True) for p in program.outputs]
     members = ["weights_(weights)", f"arena_(detail::device_memory({max(program.arena_bytes, 64)}))"]
     members += [f"room_(detail::device_memory({max(end, 64)}))", *(["graphs_(graphs)"] if program.graphs else [])]
-    return f"""// The weights on the device; copies share them.
+    return f"""{inputs_struct(program) * whole}
+// The weights on the device; copies share them.
 class DeviceWeights {{
 public:
    // Throws std::runtime_error where the device has no room.
@@ -81,7 +79,7 @@ private:
 class Session {{
 public:
    // {_GRAPHS if program.graphs else _NO_GRAPHS}
-{constructors}   explicit Session(const DeviceWeights &weights, bool{" graphs" * program.graphs} = true)
+{_FROM_FILES * whole}   explicit Session(const DeviceWeights &weights, bool{" graphs" * program.graphs} = true)
        : {", ".join(members)}
    {{
 {f"      prepare();{chr(10)}" * program.prepares}   }}
@@ -100,9 +98,7 @@ public:
 {checked(program)}{chr(10).join(copies)}
       detail::check(cudaStreamSynchronize(stream), "the stream");
    }}
-{_SEED * program.draws}
-{returning(program)}
-
+{_SEED * program.draws}{(chr(10) + returning(program)) * whole}
 private:{size_checks(program)}
    DeviceWeights weights_;
    std::shared_ptr<unsigned char> arena_, room_;{_members(program)}

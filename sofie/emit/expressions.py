@@ -8,15 +8,31 @@ from dataclasses import dataclass, field
 from xdsl.dialects import arith, memref, vector
 from xdsl.dialects.builtin import (
     DenseIntOrFPElementsAttr,
+    Float32Type,
+    Float64Type,
     FloatAttr,
     IndexType,
     IntegerAttr,
     IntegerType,
     VectorType,
+    f64,
 )
 from xdsl.dialects.utils import FastMathFlag
 from xdsl.ir import Attribute, Operation, SSAValue
 
+from sofie.dialects.scalars import (
+    CODES,
+    NEAREST,
+    ROUNDED,
+    CastLanesOp,
+    DecodeOp,
+    DotOp,
+    EncodeOp,
+    LoadWordOp,
+    QuantizeOp,
+    RequantizeOp,
+    cast_of,
+)
 from sofie.dialects.types import strides_of
 from sofie.emit.spelling import (
     ADDITIVE,
@@ -35,6 +51,7 @@ from sofie.emit.spelling import (
     UNARY,
     UNORDERED,
     UNSIGNED_CALLS,
+    UNSIGNED_LANES,
     WRAPPING,
     Expression,
     literal,
@@ -116,6 +133,8 @@ class ExpressionPrinter:
             return self._extremum(op)
         if type(op) in CALLS:
             return self._call(QUICK_CALLS[type(op)] if _may_be_quick(op) else CALLS[type(op)], op)
+        if type(op) in UNSIGNED_LANES and isinstance(op.results[0].type, VectorType):
+            return self._call(UNSIGNED_LANES[type(op)], op)
         if type(op) in UNSIGNED_CALLS:
             return self._unsigned(op, f"{UNSIGNED_CALLS[type(op)]}({{}}, {{}})")
         rule = _EXPRESSIONS.get(type(op))
@@ -128,11 +147,15 @@ class ExpressionPrinter:
         other = op.lhs if op.rhs is product.result else op.rhs
         values = [product.lhs, product.rhs, other]
         texts = [self.text(value) for value in values]
-        if isinstance(op.result.type, VectorType) and all(map(_is_splat, values)):
+        pairs = isinstance(op.result.type, VectorType) and op.result.type.get_element_type() == f64  # or just vectors
+        if pairs:  # which no number turns into
+            texts = [self.vector_text(value) for value in values]
+        elif isinstance(op.result.type, VectorType) and all(map(_is_splat, values)):
             texts[1] = self.vector_text(product.rhs)
         if isinstance(op, arith.SubfOp):  # x y - z or z - x y
             negated = 0 if other is op.lhs else 2
-            texts[negated] = f"-{self._spell(values[negated]).inside(UNARY + 1)}"
+            plain = self._spell(values[negated]).inside(UNARY + 1)
+            texts[negated] = f"-({texts[negated]})" if pairs else f"-{plain}"
         return Expression(f"detail::multiply_add({', '.join(texts)})", ATOM)
 
     def _side(self, value: SSAValue, other: SSAValue) -> Expression:
@@ -165,7 +188,9 @@ class ExpressionPrinter:
     def _integer(self, op: Operation) -> Expression:
         name, symbol = WRAPPING[type(op)]
         a, b = op.operands
-        if isinstance(a.type, IndexType | VectorType):
+        if isinstance(a.type, VectorType):
+            return self._call(f"detail::{name}", op)
+        if isinstance(a.type, IndexType):
             level = 13 if symbol == "*" else 12
             return Expression(f"{self._spell(a).inside(level)} {symbol} {self._spell(b).inside(level + 1)}", level)
         kind = scalar_type(a.type)
@@ -249,6 +274,37 @@ class ExpressionPrinter:
 
     def _vector_load(self, op: vector.LoadOp) -> Expression:
         return Expression(f"detail::load_{type_name(op.result.type)}({self.address(op.base, op.indices)})", ATOM)
+
+    def _convert(self, op: CastLanesOp) -> Expression:
+        if op.cast.data.endswith(tuple(CODES)):
+            return Expression(f"detail::{op.cast.data}({self.vector_text(op.lanes)})", ATOM)
+        element = op.res.type.get_element_type()
+        assert isinstance(element, IntegerType | Float32Type | Float64Type)
+        kind = f"i{element.width.data}" if isinstance(element, IntegerType) else f"f{element.bitwidth}"
+        unsigned = dict.fromkeys((arith.ExtUIOp.name, arith.UIToFPOp.name), "unsigned_to")
+        how = {**unsigned, NEAREST: "nearest"}.get(op.cast.data, "to")
+        return Expression(f"detail::{how}_{kind}({self.vector_text(op.lanes)})", ATOM)
+
+    def _coded(self, op: DecodeOp | EncodeOp) -> Expression:
+        return Expression(f"detail::{cast_of(op)}({self.text(op.operands[0])})", ATOM)
+
+    def _load_word(self, op: LoadWordOp) -> Expression:
+        lanes = f"s_x{op.res.type.get_shape()[0]}" if isinstance(op.res.type, VectorType) else ""
+        return Expression(f"detail::load_word{lanes}({self.address(op.memref, op.indices)})", ATOM)
+
+    def _dot(self, op: DotOp) -> Expression:
+        return (
+            self._call("detail::dot", op)
+            if isinstance(op.res.type, VectorType)
+            else Expression(f"detail::dot({', '.join(map(self.text, op.operands))})", ATOM)
+        )
+
+    def _quantize(self, op: QuantizeOp | RequantizeOp) -> Expression:
+        what = "quantized" if isinstance(op, QuantizeOp) else "requantized"
+        numbers = ", ".join(map(str, op.numbers))
+        first = self.vector_text(op.operands[0]) if isinstance(op.res.type, VectorType) else self.text(op.operands[0])
+        rest = map(self.text, op.operands[1:])
+        return Expression(f"detail::{what}<{numbers}>({', '.join([first, *rest])})", ATOM)
 
     def _broadcast(self, op: vector.BroadcastOp) -> Expression:
         return self._spell(op.source)
@@ -367,6 +423,8 @@ def _chosen_product(op: arith.AddfOp | arith.SubfOp) -> arith.MulfOp | None:
     for value in (op.rhs, op.lhs):
         product = value.owner
         if isinstance(product, arith.MulfOp) and op.lhs is not op.rhs and _feeds_sums(product):
+            if ROUNDED in product.attributes:
+                continue
             return product
     return None
 
@@ -401,6 +459,13 @@ _EXPRESSIONS: dict[type[Operation], _Rule] = {
     arith.BitcastOp: ExpressionPrinter._bit_cast,
     memref.LoadOp: ExpressionPrinter._load,
     vector.LoadOp: ExpressionPrinter._vector_load,
+    DecodeOp: ExpressionPrinter._coded,
+    EncodeOp: ExpressionPrinter._coded,
+    LoadWordOp: ExpressionPrinter._load_word,
+    DotOp: ExpressionPrinter._dot,
+    QuantizeOp: ExpressionPrinter._quantize,
+    RequantizeOp: ExpressionPrinter._quantize,
+    CastLanesOp: ExpressionPrinter._convert,
     vector.BroadcastOp: ExpressionPrinter._broadcast,
     vector.ExtractOp: ExpressionPrinter._extract,
     **{

@@ -24,6 +24,7 @@ StreamNonBlocking StreamSynchronize StreamWaitEvent Stream_t Success
 NAMES = {f"cuda{name}": f"hip{name}" for name in _SAME.split()} | {
     "CUDA": "HIP",
     "__CUDACC__": "__HIPCC__",
+    "__CUDA_ARCH__": "__HIP_DEVICE_COMPILE__",
     "cuda_runtime": "hip/hip_runtime",
 }
 """HIP's words for CUDA's."""

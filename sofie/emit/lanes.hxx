@@ -40,6 +40,11 @@ template <class T> SOFIE_INLINE T maximum(T a, T b) { return b != b ? b : larger
 
 template <class T> SOFIE_INLINE T minimum(T a, T b) { return b != b ? b : smaller(b, a); }
 
+// The larger and the smaller of two; the other one where one is NaN.
+template <class T> SOFIE_INLINE T maximum_number(T a, T b) { return b != b ? a : larger(a, b); }
+
+template <class T> SOFIE_INLINE T minimum_number(T a, T b) { return b != b ? a : smaller(a, b); }
+
 // A vector's elements, or a number where they are smaller or larger than that.
 template <class V, class T> SOFIE_INLINE V at_least(V x, T limit) { return larger(limit - V{}, x); }
 

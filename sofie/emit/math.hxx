@@ -226,9 +226,9 @@ SOFIE_MATH v16f32 quotient(v16f32 a, v16f32 b)
 
 SOFIE_MATH v16f32 square_root(v16f32 x)
 {
-#if defined(__clang__) && defined(__SSE2__)
+#if defined(__clang__) && defined(__SSE2__) && !SOFIE_ESTIMATES_ROOT
    return __builtin_ia32_sqrtps512(x, 4); // 4: round to nearest, as everywhere
-#elif defined(__SSE2__)
+#elif defined(__SSE2__) && !SOFIE_ESTIMATES_ROOT
    return __builtin_ia32_sqrtps512_mask(x, x, -1, 4);
 #else
    for (int lane = 0; lane < 16; ++lane)

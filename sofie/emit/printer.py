@@ -22,6 +22,7 @@ from xdsl.dialects.builtin import (
 from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 
 from sofie.dialects.blas import GemmOp
+from sofie.dialects.scalars import ROUNDED
 from sofie.dialects.types import element_of, strides_of
 from sofie.dialects.upstream import PrefetchOp
 from sofie.emit.expressions import ExpressionPrinter, fused_product, is_fused
@@ -112,7 +113,8 @@ class KernelPrinter(ExpressionPrinter):
         expression.reads = _reads_memory(op) or any(v in self.spelled and self.spelled[v].reads for v in _inside(op))
         room = WIDTH - 3 * self.depth - 12
         waits = not _read_twice(op) and _can_wait(op, expression.reads)
-        if _always_inline(op) or (waits and (len(expression.text) < room or _accumulates(op))):
+        alone = ROUNDED in op.attributes  # a statement of its own is fused with no other
+        if _always_inline(op) or (waits and not alone and (len(expression.text) < room or _accumulates(op))):
             self.spelled[result] = expression
             return
         name = self.names(result.name_hint or _default_name(op))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from sofie.emit.functor import DECLARATION, takes_columns
+from sofie.emit.named import by_name, inputs_struct
 from sofie.emit.ports import Port
 from sofie.emit.printer import KernelPrinter
 from sofie.emit.profile import PROFILE_METHODS
@@ -23,6 +25,21 @@ _SEED = """
    }
 """
 
+_FUNCTOR = """   template <std::size_t N, class Column>
+   using Functor = ColumnFunctor<std::make_index_sequence<N>, Column>;
+
+"""
+_COPIES = """   // A copy shares the weights and has scratch memory of its own.
+   Session(const Session &other) : Session({again}){state}
+   Session(Session &&) = default;
+   Session &operator=(const Session &other) {{ return *this = Session(other); }}
+   Session &operator=(Session &&) = default;
+"""
+_COPY_STATE = """
+   {
+      random_state_[0] = other.random_state_[0];
+      random_state_[1] = other.random_state_[1];
+   }"""
 _LEVEL = """   // The level of x86-64 whose kernels run; 0 on other machines.
    int level() const noexcept { return level_; }
 
@@ -53,12 +70,13 @@ def session(program: Program, embed: bool, profile: bool = False) -> str:
     timer = f"\n   detail::Profile profile_{{{times}}};" if profile else ""
     pool = f"std::unique_ptr<detail::Threads> threads_{{new detail::Threads({program.threads})}};"
     crew = f"\n   {pool}" if program.threads > 1 else ""
-    default = "   Session() : Session(Weights()) {}\n" if embed else ""
-    default_file = "" if embed else f" = {string(program.name + '.dat')}"
-    return f"""// One thread's scratch memory; the weights are shared. Inference allocates only what it returns.
+    columns = takes_columns(program)
+    return f"""{DECLARATION * columns}{inputs_struct(program)}
+// One thread's scratch memory; the weights are shared. Inference allocates only what it returns.
 class Session {{
 public:
-{default}   explicit Session(const std::string &file{default_file}) : Session(Weights(file)) {{}}
+{_FUNCTOR * columns}   Session() : Session(Weights()) {{}}
+   explicit Session(const std::string &file) : Session(Weights(file)) {{}}
 {_constructor(program)}
 {_LEVEL if several else ""}{_says(program)}
 {listed("   void infer(", takes + gives, ")" if program.sizes else ") noexcept")}
@@ -67,7 +85,6 @@ public:
    }}
 {seed}{measured}
 {returning(program)}
-
 private:
    static constexpr std::size_t arena_bytes = {max(program.arena_bytes, 64)};
 {size_checks(program)}
@@ -93,7 +110,7 @@ def checked(program: Program) -> str:
 
 
 def returning(program: Program) -> str:
-    """The `infer` that returns vectors."""
+    """The `infer`s that return vectors."""
     vectors = [part for p in program.outputs for part in _returns(p)]
     result = vectors[0] if len(vectors) == 1 else f"std::tuple<{', '.join(vectors)}>"
     spell = KernelPrinter(sizes=dict(program.sizes))
@@ -107,7 +124,8 @@ def returning(program: Program) -> str:
 {checked(program)}{chr(10).join(makes)}
       infer({", ".join(call)});
 {"".join(f"      {cut}{chr(10)}" for cut in cuts)}      return {back};
-   }}"""
+   }}
+{by_name(program, result)}"""
 
 
 def _says(program: Program) -> str:
@@ -154,10 +172,13 @@ def _constructor(program: Program) -> str:
             f"{program.name} was compiled for {cpu.name}, which this CPU does not run; compile it with --cpu portable"
         )
         refuse = f"throw std::runtime_error(\n             {string(sentence)});"
-        body = f"      if (detail::x86_level() < {cpu.level})\n         {refuse}\n"
+        test = f"!detail::x86_vnni({cpu.level})" if cpu.vnni else f"detail::x86_level() < {cpu.level}"
+        body = f"      if ({test})\n         {refuse}\n"
     says = "   // level: the highest level of x86-64 to use, of those that this machine runs.\n" if several else ""
     listing = ",\n         ".join(members) if several else ", ".join(members)
-    return f"{says}{head}\n       : {listing}\n   {{\n{body}   }}\n"
+    again = "other.weights_, other.level_" if several else "other.weights_"
+    copies = _COPIES.format(again=again, state=_COPY_STATE if program.draws else " {}")
+    return f"{says}{head}\n       : {listing}\n   {{\n{body}   }}\n{copies}"
 
 
 def choice(program: Program, profile: bool = False) -> str:
@@ -196,7 +217,11 @@ inline int usable_level(int) {{ return 0; }}
 def _chosen(function: str, what: str, program: Program) -> tuple[str, str]:
     """A function of the level that gives what its variant has, and the one for machines that only run the first."""
     least, *others = (variant.cpu for variant in program.variants)
-    rows = "".join(f"   if (level >= {cpu.level})\n      return {cpu.namespace}::{what};\n" for cpu in reversed(others))
+    tests = [f"level >= {c.level}{f' && x86_vnni({c.level})' if c.vnni else ''}" for c in others]
+    rows = "".join(
+        f"   if ({test})\n      return {cpu.namespace}::{what};\n"
+        for test, cpu in reversed(list(zip(tests, others, strict=True)))
+    )
     last = f"return {least.namespace}::{what};"
     return f"inline {function}(int level)\n{{\n{rows}   {last}\n}}\n", f"inline {function}(int) {{ {last} }}\n"
 

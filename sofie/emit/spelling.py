@@ -69,6 +69,8 @@ CALLS: dict[type[Operation], str] = {
     arith.ShRSIOp: "detail::shift_right",
     arith.MaxSIOp: "detail::maximum",
     arith.MinSIOp: "detail::minimum",
+    arith.MaxnumfOp: "detail::maximum_number",
+    arith.MinnumfOp: "detail::minimum_number",
 }
 QUICK_CALLS: dict[type[Operation], str] = {math.TanhOp: "quick_tanh"}
 """Of ops marked `fastmath<afn>`: functions that give up some ULP."""
@@ -89,6 +91,12 @@ DIVISION: dict[type[Operation], tuple[str, str]] = {
     arith.RemSIOp: ("%", "detail::remainder"),
     arith.RemUIOp: ("%", "detail::remainder"),
 }
+UNSIGNED_LANES: dict[type[Operation], str] = {
+    arith.MaxUIOp: "detail::unsigned_maximum",
+    arith.MinUIOp: "detail::unsigned_minimum",
+    arith.ShRUIOp: "detail::unsigned_shift_right",
+}
+"""Of vectors."""
 COMPARE_F = ["false", "==", ">", ">=", "<", "<=", "one", "ord", "ueq", "ugt", "uge", "ult", "ule", "!=", "uno", "true"]
 ORDERED = {"one": "__builtin_islessgreater", "uno": "__builtin_isunordered"}
 UNORDERED = {"ugt": "{} <= {}", "uge": "{} < {}", "ult": "{} >= {}", "ule": "{} > {}"} | {
@@ -174,16 +182,16 @@ class Expression:
         return self.text if self.level >= level else f"({self.text})"
 
 
-def string(text: str) -> str:
-    """A C++ string literal of any text, as UTF-8 in octal escapes where it is not plain."""
-    plain = "".join(
-        chr(b) if 32 <= b < 127 and chr(b) not in '"\\?' else f"\\{b:03o}"
-        for b in text.encode("utf-8", "surrogatepass")
-    )
-    return f'"{plain}"'
+_CHARACTERS = [chr(b) if 32 <= b < 127 and chr(b) not in '"\\?' else f"\\{b:03o}" for b in range(256)]
 
 
-def comment(text: str) -> str:
+def string(text: str | bytes) -> str:
+    """A C++ string literal of any bytes, or any text as UTF-8: in octal escapes where they are not plain."""
+    content = text.encode("utf-8", "surrogatepass") if isinstance(text, str) else text
+    return f'"{"".join(map(_CHARACTERS.__getitem__, content))}"'
+
+
+def comment(text: str, most: int = 200) -> str:
     """Text that can stand in a `//` comment: printable ASCII, no line ends, no trailing backslash."""
     safe = text.encode("ascii", "backslashreplace").decode()
-    return "".join(c if c.isprintable() else " " for c in safe).rstrip("\\").replace("??/", "?? /")[:200]
+    return "".join(c if c.isprintable() else " " for c in safe).rstrip("\\").replace("??/", "?? /")[:most]

@@ -1,4 +1,5 @@
 // Asynchronous copies to shared memory, and products of matrices by tensor cores: PTX, and what stands for it elsewhere.
+// Expects codes.hxx before it.
 namespace detail {
 
 #ifndef __CUDACC__ // CUDA is emulated
@@ -59,6 +60,30 @@ __device__ __forceinline__ void ldmatrix_x4_trans(unsigned (&r)[4], const void *
                 : "memory");
 }
 
+// d += a b, 16 x 8 sums of 32 products of bytes: those of u8 have no sign, those of s8 have one.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+#define SOFIE_BYTES(left, right)                                                                                      \
+   __device__ __forceinline__ void mma_##left##right(int (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2])     \
+   {                                                                                                                  \
+      asm volatile("mma.sync.aligned.m16n8k32.row.col.s32." #left "." #right                                          \
+                   ".s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"                             \
+                   : "+r"(d[0]), "+r"(d[1]), "+r"(d[2]), "+r"(d[3])                                                   \
+                   : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));                               \
+   }
+#else // Turing: eight rows and 16 products at a time
+#define SOFIE_BYTES(left, right)                                                                                      \
+   __device__ __forceinline__ void mma_##left##right(int (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2])     \
+   {                                                                                                                  \
+      for (int k = 0; k < 4; ++k)                                                                                     \
+         asm volatile("mma.sync.aligned.m8n8k16.row.col.s32." #left "." #right ".s32 {%0, %1}, {%2}, {%3}, {%0, %1};" \
+                      : "+r"(d[k % 2 * 2]), "+r"(d[k % 2 * 2 + 1])                                                    \
+                      : "r"(a[k]), "r"(b[k / 2]));                                                                    \
+   }
+#endif
+SOFIE_BYTES(u8, s8)
+SOFIE_BYTES(s8, u8)
+#undef SOFIE_BYTES
+
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 // d += a b, 16 x 8 results in float: of 16 terms in bf16 or fp16, or of 8 in tf32.
 __device__ __forceinline__ void mma_bf16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2])
@@ -107,7 +132,29 @@ __device__ __forceinline__ unsigned pack_fp16(float low, float high)
    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
    return r;
 }
-#else // Turing has halves alone, and eight terms at a time
+#else // Turing has halves alone, and eight terms at a time; for bfloat16, lanes ask each other for their words
+__device__ __forceinline__ void mma_bf16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2])
+{
+   const int lane = static_cast<int>(threadIdx.x % 32);
+   for (int k = 0; k < 8; ++k) {
+      unsigned rows[2], columns[2];
+      for (int i = 0; i < 2; ++i) {
+         rows[i] = __shfl_sync(0xffffffffu, a[k / 4 * 2 + i], lane / 4 * 4 + k % 4);
+         columns[i] = __shfl_sync(0xffffffffu, b[k / 4], (lane % 4 * 2 + i) * 4 + k % 4);
+      }
+      for (int i = 0; i < 4; ++i) {
+         const unsigned row = rows[i / 2], column = columns[i % 2];
+         d[i] = fmaf(bit_cast<float>(row << 16), bit_cast<float>(column << 16), d[i]);
+         d[i] = fmaf(bit_cast<float>(row & 0xffff0000u), bit_cast<float>(column & 0xffff0000u), d[i]);
+      }
+   }
+}
+
+__device__ __forceinline__ unsigned pack_bf16(float low, float high)
+{
+   return bf16_to_codes<float, unsigned>(low) | bf16_to_codes<float, unsigned>(high) << 16;
+}
+
 __device__ __forceinline__ void mma_fp16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2])
 {
    for (int k = 0; k < 2; ++k)
@@ -134,25 +181,28 @@ __device__ __forceinline__ unsigned pack_fp16(float low, float high)
 
 __device__ __forceinline__ std::int32_t narrow_fp16(float low, float high) { return SOFIE_BITS(pack_fp16(low, high)); }
 
+__device__ __forceinline__ std::int32_t narrow_bf16(float low, float high) { return SOFIE_BITS(pack_bf16(low, high)); }
+
 // d += a b on the registers of a thread: four results, four words of one factor and two of the other.
-#define SOFIE_PRODUCT(precision)                                                                            \
-   __device__ __forceinline__ void product_##precision(float *d, const std::int32_t *a, const std::int32_t *b)            \
-   {                                                                                                        \
-      float sums[4] = {d[0], d[1], d[2], d[3]};                                                             \
-      const unsigned x[4] = {bit_cast<unsigned>(a[0]), bit_cast<unsigned>(a[1]), bit_cast<unsigned>(a[2]),  \
-                             bit_cast<unsigned>(a[3])};                                                     \
-      const unsigned w[2] = {bit_cast<unsigned>(b[0]), bit_cast<unsigned>(b[1])};                           \
-      mma_##precision(sums, x, w);                                                                          \
-      for (int i = 0; i < 4; ++i)                                                                           \
-         d[i] = sums[i];                                                                                    \
+#define SOFIE_PRODUCT(precision, T)                                                                                 \
+   __device__ __forceinline__ void product_##precision(T *d, const std::int32_t *a, const std::int32_t *b)          \
+   {                                                                                                                \
+      T sums[4] = {d[0], d[1], d[2], d[3]};                                                                         \
+      const unsigned x[4] = {bit_cast<unsigned>(a[0]), bit_cast<unsigned>(a[1]), bit_cast<unsigned>(a[2]),          \
+                             bit_cast<unsigned>(a[3])};                                                             \
+      const unsigned w[2] = {bit_cast<unsigned>(b[0]), bit_cast<unsigned>(b[1])};                                   \
+      mma_##precision(sums, x, w);                                                                                  \
+      for (int i = 0; i < 4; ++i)                                                                                   \
+         d[i] = sums[i];                                                                                            \
    }
 
-SOFIE_PRODUCT(fp16)
+SOFIE_PRODUCT(u8s8, int)
+SOFIE_PRODUCT(s8u8, int)
+SOFIE_PRODUCT(fp16, float)
+SOFIE_PRODUCT(bf16, float)
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
 __device__ __forceinline__ std::int32_t narrow_tf32(float x) { return SOFIE_BITS(to_tf32(x)); }
-__device__ __forceinline__ std::int32_t narrow_bf16(float low, float high) { return SOFIE_BITS(pack_bf16(low, high)); }
-SOFIE_PRODUCT(tf32)
-SOFIE_PRODUCT(bf16)
+SOFIE_PRODUCT(tf32, float)
 #endif
 
 #undef SOFIE_PRODUCT

@@ -9,16 +9,32 @@ func.func @infer(%x: tensor<1x7xf32>, %w: tensor<7x5xf32>) -> ... { ... }
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import StringIO
 
-from xdsl.dialects import func
-from xdsl.dialects.builtin import FunctionType, ModuleOp, TensorType
-from xdsl.ir import Attribute, Operation
+from xdsl.dialects import arith, func, math
+from xdsl.dialects.builtin import (
+    BFloat16Type,
+    Float16Type,
+    Float32Type,
+    Float64Type,
+    FloatAttr,
+    FunctionType,
+    IntegerAttr,
+    ModuleOp,
+    TensorType,
+    f32,
+    f64,
+    i8,
+    i16,
+    i32,
+)
+from xdsl.ir import Attribute, Operation, SSAValue
 from xdsl.printer import Printer
 from xdsl.rewriter import Rewriter
 
 from sofie import levels
+from sofie.dialects.scalars import DecodeOp, EncodeOp, QuantizeOp, RequantizeOp
 from sofie.dialects.sizes import SizesAttr
 from sofie.dialects.sofie import FusedOp, SizeOp, WeightOp
 from sofie.errors import SofieError, printable
@@ -65,8 +81,69 @@ def _convert(module: ModuleOp) -> tuple[ModuleOp, list[WeightOp]]:
     for size in [op for op in copy.walk() if isinstance(op, SizeOp)]:
         size.result.replace_all_uses_with(size.value)
         erase(size)
+    for op in list(copy.walk()):
+        if type(op) in _SPELLED:
+            _spell_out(op)
     _forget_sizes(copy)
     return copy, weights
+
+
+def _spell_out(op: Operation) -> None:
+    """What one operation of SOFIE's does, by several of upstream's."""
+    block = op.parent_block()
+    assert block is not None
+
+    def add(made: Operation) -> SSAValue:
+        block.insert_op_before(made, op)
+        return made.results[0]
+
+    op.results[0].replace_all_uses_with(_SPELLED[type(op)](op, add))
+    erase(op)
+
+
+Add = Callable[[Operation], SSAValue]
+_CODED = {"f16": Float16Type(), "bf16": BFloat16Type()}
+
+
+def _decoded(op: Operation, add: Add) -> SSAValue:
+    assert isinstance(op, DecodeOp)
+    return add(arith.ExtFOp(add(arith.BitcastOp(op.code, _CODED[op.format.data])), f32))
+
+
+def _encoded(op: Operation, add: Add) -> SSAValue:
+    assert isinstance(op, EncodeOp)
+    return add(arith.BitcastOp(add(arith.TruncFOp(op.number, _CODED[op.format.data])), i16))
+
+
+def _quantized(op: Operation, add: Add) -> SSAValue:
+    assert isinstance(op, QuantizeOp)
+    return _byte(op, add(arith.DivfOp(op.number, op.scale)), add)
+
+
+def _requantized(op: Operation, add: Add) -> SSAValue:
+    assert isinstance(op, RequantizeOp)
+    product = add(arith.MulfOp(add(arith.SIToFPOp(op.sum, f64)), op.scale))
+    return _byte(op, add(arith.AddfOp(product, op.offset)), add)
+
+
+def _byte(op: QuantizeOp | RequantizeOp, number: SSAValue, add: Add) -> SSAValue:
+    """A float as the byte that is nearest."""
+    zero, least, most = op.numbers
+    kind = number.type
+    assert isinstance(kind, Float32Type | Float64Type)
+    low, high = (add(arith.ConstantOp(FloatAttr(float(end - zero), kind))) for end in (least, most))
+    inside = add(arith.MinnumfOp(add(arith.MaxnumfOp(number, low)), high))
+    whole = add(arith.FPToSIOp(add(math.RoundEvenOp(inside)), i32))
+    moved = add(arith.AddiOp(whole, add(arith.ConstantOp(IntegerAttr(zero, i32)))))
+    return add(arith.TruncIOp(moved, i8))
+
+
+_SPELLED: dict[type[Operation], Callable[[Operation, Add], SSAValue]] = {
+    DecodeOp: _decoded,
+    EncodeOp: _encoded,
+    QuantizeOp: _quantized,
+    RequantizeOp: _requantized,
+}
 
 
 def _forget_sizes(module: ModuleOp) -> None:

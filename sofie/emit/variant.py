@@ -21,7 +21,7 @@ from sofie.emit.printer import KernelPrinter
 from sofie.emit.profile import kernel_times
 from sofie.emit.sources import source
 from sofie.emit.spelling import ATOM, Expression, comment, listed, scalar_type
-from sofie.emit.vectors import vector_types
+from sofie.emit.vectors import has_codes, is_mixed, vector_types
 from sofie.errors import SofieError
 from sofie.extents import symbols_by_argument
 from sofie.memory import VIEWS
@@ -191,7 +191,14 @@ class Variant:
         kernels = "\n\n".join(own)
         parts = [source("lanes.hxx", told)]
         parts += [] if self.reproducible else [source("fma.hxx", told)]
-        parts += [vector_types(kernels)] if self.cpu.lanes > 1 else []
+        mixed = (
+            [f"SOFIE_LEVEL {self.cpu.level}", *(["SOFIE_VNNI"] if self.cpu.vnni else [])] if is_mixed(kernels) else []
+        )
+        codes = has_codes(kernels)
+        parts += [source("codes.hxx", told)] if codes else []
+        parts += [source("integers.hxx", told)] if mixed else []
+        parts += [source("halves.hxx", told)] if mixed and codes else []
+        parts += [vector_types(kernels, self.cpu.lanes)] if self.cpu.lanes > 1 else []
         parts += [source("math.hxx", told)] if any(f"{name}(" in kernels for name in _MATH) else []
         parts += [f"namespace kernels {{\n\n{kernels}\n\n}} // namespace kernels"] if kernels else []
         parts += [kernel_times(self)] if profile else []
@@ -202,6 +209,7 @@ class Variant:
             [
                 *self._target(portable=len(program.variants) > 1),
                 f"#define SOFIE_LANES {self.cpu.lanes}",
+                *(f"#define {line}" for line in mixed),
                 *self._fma(),
                 "",
                 f"namespace {name} {{",
@@ -212,6 +220,7 @@ class Variant:
                 "",
                 "#undef SOFIE_TARGET",
                 "#undef SOFIE_LANES",
+                *(f"#undef {line.split()[0]}" for line in mixed),
                 *(["#undef SOFIE_FMA"] if self._fma() else []),
                 "#undef SOFIE_INLINE",
                 "#undef SOFIE_KERNEL",

@@ -1,9 +1,10 @@
 // The weights of a model: read-only, shared between copies, and checked before they are handed out.
 //
 // Pasted inside a model's namespace, after constants in detail:: that describe the one weight file which fits the code:
-// its size, its header's size and the digest of its layout. The header starts with a fixed-form `__metadata__`, so that
-// the checks need no JSON parser; sofie/weight_file.py documents the format. With SOFIE_EMBEDDED_WEIGHTS the same bytes
-// are also part of the program, as detail::embedded_weights, and Weights() needs no file.
+// its place, its size, its header's size and the digest of its layout. The header starts with a fixed-form
+// `__metadata__`, so that the checks need no JSON parser; sofie/weight_file.py documents the format. With
+// SOFIE_EMBEDDED_WEIGHTS the same bytes are also part of the program, as detail::embedded_weights, and Weights() needs
+// no file.
 
 #if defined(__BYTE_ORDER__) && __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "SOFIE weights are little-endian, and this code uses them in place"
@@ -67,15 +68,31 @@ public:
 #if defined(SOFIE_EMBEDDED_WEIGHTS)
    // The weights compiled into the program.
    Weights() : bytes_(std::shared_ptr<const void>(), detail::embedded_weights) {}
+#else
+   // The weights in the model's own file.
+   Weights() : Weights(std::string(detail::weight_file)) {}
 #endif
 
    // Throws std::runtime_error, in one sentence, if the file is missing, damaged or another model's. The file may be
-   // replaced while it is in use, as SOFIE does, but not overwritten.
+   // replaced while it is in use, as SOFIE does, but not overwritten. One with a relative path is looked for from the
+   // working directory, then from the folders of $SOFIE_WEIGHTS_PATH (a:b:c), then from the one this header was in.
    explicit Weights(const std::string &file)
    {
       std::size_t size = 0;
-      bytes_ = load(file, size);
-      check(file, bytes_.get(), size);
+      const std::string found = located(file);
+      bytes_ = load(found, size);
+      check(found, bytes_.get(), size);
+   }
+
+   // A copy of a weight file that is in memory; throws as for a file.
+   Weights(const void *file, std::size_t size)
+   {
+      if (file == nullptr)
+         fail("in memory", "is not there: the pointer is null");
+      const auto memory = aligned_memory(size);
+      std::memcpy(memory.get(), file, size);
+      check("in memory", memory.get(), size);
+      bytes_ = memory;
    }
 
    // The start of the file, aligned to 64 bytes.
@@ -90,6 +107,24 @@ private:
    }
 
    static const char *remedy() { return "; copy it again from where SOFIE wrote it"; }
+
+   static std::string located(const std::string &file)
+   {
+      if (file.empty() || file[0] == '/' || exists(file))
+         return file;
+      const char *const variable = std::getenv("SOFIE_WEIGHTS_PATH");
+      const std::string header = __FILE__, folders = variable == nullptr ? "" : variable;
+      for (std::size_t start = 0; start < folders.size();) {
+         const std::size_t colon = folders.find(':', start), end = colon == folders.npos ? folders.size() : colon;
+         const std::string there = folders.substr(start, end - start) + '/' + file;
+         if (end > start && exists(there))
+            return there;
+         start = end + 1;
+      }
+      const std::size_t slash = header.rfind('/');
+      const std::string beside = slash == header.npos ? file : header.substr(0, slash + 1) + file;
+      return exists(beside) ? beside : file;
+   }
 
    static std::shared_ptr<unsigned char> aligned_memory(std::size_t size)
    {
@@ -106,6 +141,8 @@ private:
       int number;
       ~Descriptor() { ::close(number); }
    };
+
+   static bool exists(const std::string &file) { return ::access(file.c_str(), F_OK) == 0; }
 
    static std::shared_ptr<const unsigned char> load(const std::string &file, std::size_t &size)
    {
@@ -143,6 +180,11 @@ private:
       return memory;
    }
 #else
+   static bool exists(const std::string &file)
+   {
+      return std::unique_ptr<std::FILE, int (*)(std::FILE *)>(std::fopen(file.c_str(), "rb"), std::fclose) != nullptr;
+   }
+
    static std::shared_ptr<const unsigned char> load(const std::string &file, std::size_t &size)
    {
       const std::unique_ptr<std::FILE, int (*)(std::FILE *)> stream(std::fopen(file.c_str(), "rb"), std::fclose);
@@ -161,8 +203,9 @@ private:
       if (missing)
          fail(
              file,
-             std::string("does not exist; put the one SOFIE wrote for ") + detail::model_name +
-                 " there, or pass its path");
+             std::string("does not exist, nor is it in a folder of SOFIE_WEIGHTS_PATH or beside its header; "
+                         "put the one SOFIE wrote for ") +
+                 detail::model_name + " there, or pass its path");
       fail(file, "cannot be opened; check its permissions");
    }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import keyword
-from collections.abc import Mapping, Set
+from collections.abc import Container, Mapping, Set
 
 import onnx
 
@@ -25,6 +25,15 @@ def free_dimensions(graph: onnx.GraphProto) -> list[tuple[str, int, str]]:
         for axis, dim in enumerate(value.type.tensor_type.shape.dim)
         if not dim.HasField("dim_value")
     ]
+
+
+def with_batches(graph: onnx.GraphProto, dims: Mapping[str, Dim], known: Container[str], batch: Dim) -> dict[str, Dim]:
+    """`dims`, and `batch` for each leading dimension of an input that is free, not `known`, and has no size yet."""
+    sized = dict(dims)
+    for name, axis, parameter in free_dimensions(graph):
+        if axis == 0 and name not in known and f"{name}:0" not in dims:
+            sized.setdefault(parameter or f"{name}:0", batch)
+    return sized
 
 
 PLACEHOLDERS = frozenset({"?", "None", "-1"})

@@ -234,8 +234,12 @@ class Importer:
         return name in self.known or name in self.values or name in self.lists
 
     def _fold(self, node: onnx.NodeProto) -> bool:
-        """Evaluates a node whose inputs are small and known, or that asks only for a shape, at every point."""
-        if node.op_type in NONDETERMINISTIC or any(a.type == a.GRAPH for a in node.attribute):
+        """Evaluates a node whose inputs are small and known, or that asks only for a shape, at every point.
+
+        Weights that are dequantised stay integers, for `fuse-qdq`.
+        """
+        kept = node.op_type in NONDETERMINISTIC or node.op_type == "DequantizeLinear"
+        if kept or any(a.type == a.GRAPH for a in node.attribute):
             return False
         symbols = self.symbols(node)
         where = probing.points(symbols)

@@ -69,6 +69,15 @@ def _scores(node: onnx.NodeProto, operands: Sequence[Operand | None]) -> Shape:
     return [*_apart(node, operands, 0, "q_num_heads")[:3], keys[2]]
 
 
+def _steps(node: onnx.NodeProto, operands: Sequence[Operand | None]) -> Shape | None:
+    """How many numbers there are from start to limit; ONNX infers no floats of 16 bits."""
+    values = [None if operand is None or operand.value is None else float(operand.value) for operand in operands[:3]]
+    if any(value is None for value in values):
+        return None
+    start, limit, delta = (value for value in values if value is not None)
+    return [max(math.ceil((limit - start) / delta), 0)] if delta else None
+
+
 RULES: dict[tuple[str, int], Rule] = {
     ("Attention", 1): _present(1),
     ("Attention", 2): _present(2),
@@ -77,6 +86,7 @@ RULES: dict[tuple[str, int], Rule] = {
     ("GroupNormalization", 0): as_first,
     ("MaxUnpool", 0): _unpooled,
     ("MeanVarianceNormalization", 0): as_first,
+    ("Range", 0): _steps,
     ("STFT", 0): _frames,
 }
 """The shape of a result by its operator and place, from the node and its operands (None: absent); None: not known."""

@@ -1,7 +1,6 @@
 """What operators of com.microsoft are made of: a body of ONNX's own operators for each.
 
-A body is written for one node: attributes and absent operands are known, so that it is plain text. Types and shapes of
-the results follow from it, too. Meaning: docs/ContribOperators.md of ONNX Runtime, and itself where that is vague.
+Meaning: docs/ContribOperators.md of ONNX Runtime, and itself where that is vague.
 """
 
 from __future__ import annotations
@@ -10,114 +9,8 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import onnx
-from onnx import shape_inference
-
-from sofie.dialects.microsoft import OPERATORS
 from sofie.errors import UnsupportedError, printable
-
-OPSET = 28
-
-
-class Node:
-    """A node while its body is written, a line at a time; operands have the names of the schema."""
-
-    def __init__(self, node: onnx.NodeProto, types: Sequence[onnx.TypeProto | None]) -> None:
-        row = OPERATORS[node.op_type]
-        self.operator = node.op_type
-        self.formals = [text.split(":")[0].rstrip("?") for text in row.inputs.split()]
-        self.results = [text.split(":")[0].rstrip("?") for text in row.outputs.split()]
-        self.wanted = set(self.results[: len(node.output)])
-        self.types = {
-            n: t for n, t in zip(self.formals, types, strict=False) if t is not None and t.WhichOneof("value")
-        }
-        defaults = {k: v for k, v in row.attributes.items() if not isinstance(v, type)}
-        given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        self.attributes: dict[str, Any] = defaults | {
-            k: v.decode() if isinstance(v, bytes) else v for k, v in given.items()
-        }
-        self.lines: list[str] = []
-
-    def has(self, name: str) -> bool:
-        """Whether an operand is there."""
-        return name in self.types
-
-    def kind(self, name: str) -> int:
-        """The element type of an operand."""
-        return int(self.types[name].tensor_type.elem_type)
-
-    def shape(self, name: str) -> list[int]:
-        """The shape of an operand, 0 where an extent is no number."""
-        return [d.dim_value for d in self.types[name].tensor_type.shape.dim]
-
-    def refuse(self, *names: str) -> None:
-        """Raises UnsupportedError where one of these operands is there."""
-        for name in names:
-            if self.has(name):
-                raise UnsupportedError(f"its operand {name!r} is not supported; export the model without it")
-
-    def __call__(self, operator: str, *operands: str, result: str = "", **attributes: Any) -> str:
-        """One line; the name of its result, which is new where none is given."""
-        result = result or f"t{len(self.lines)}"
-        text = ", ".join(f"{k} = {_spelled(v)}" for k, v in attributes.items())
-        self.lines.append(f"{result} = {operator} {f'<{text}>' if text else ''} ({', '.join(operands)})")
-        return result
-
-    def constant(self, value: Any) -> str:
-        """A number or a list of them."""
-        kind = {(True, float): "value_floats", (True, int): "value_ints", (False, float): "value_float"}
-        is_list = isinstance(value, list)
-        first = value[0] if is_list else value
-        return self("Constant", **{kind.get((is_list, type(first)), "value_int"): value})
-
-    def number(self, value: float, like: str) -> str:
-        """A number of the type of an operand."""
-        return self("CastLike", self.constant(float(value)), like)
-
-    def _made(self) -> set[str]:
-        return {name.strip() for line in self.lines for name in line.split("=")[0].split(",")}
-
-    def split(self, x: str, sizes: list[int], axis: int = 2) -> list[str]:
-        """Parts of these sizes along an axis."""
-        names = [f"part{len(self.lines)}_{k}" for k in range(len(sizes))]
-        given = self.constant(sizes)
-        self.lines.append(f"{', '.join(names)} = Split <axis = {axis}> ({x}, {given})")
-        return names
-
-    def function(self) -> onnx.FunctionProto:
-        """The body."""
-        unmade = [n for n in self.results if n in self.wanted and n not in self._made()]
-        if unmade:
-            raise UnsupportedError(f"its result {unmade[0]!r} is not supported; export the model without it")
-        results = [n for n in self.results if n in self.wanted]
-        head = f'<domain: "sofie.body", opset_import: ["" : {OPSET}]>'
-        made = f"{head} {self.operator} ({', '.join(self.formals)}) => ({', '.join(results)}) {{ "
-        return onnx.parser.parse_function(made + "\n".join(self.lines) + " }")
-
-
-def _spelled(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(_spelled, value))}]"
-    if isinstance(value, float):
-        return repr(value) if "e" in repr(value) or "." in repr(value) else f"{value}.0"
-    return f'"{value}"' if isinstance(value, str) else str(value)
-
-
-def body(node: onnx.NodeProto, types: Sequence[onnx.TypeProto | None]) -> onnx.FunctionProto:
-    """The body of a node whose operands have these types (None, or empty: absent); raises SofieError."""
-    written = Node(node, types)
-    BODIES[node.op_type](written)
-    return written.function()
-
-
-def inferred(node: onnx.NodeProto, types: Sequence[onnx.TypeProto | None]) -> dict[str, onnx.TypeProto]:
-    """The types of the results of a node, by name."""
-    function = body(node, types)
-    given = [onnx.TypeProto() if t is None else t for t in types]
-    given += [onnx.TypeProto()] * (len(function.input) - len(given))
-    made = shape_inference.infer_function_output_types(function, given, [])
-    return {name: kind for name, kind in zip(node.output, made, strict=False) if name}
-
+from sofie.frontends.bodies import Node, spelled
 
 # -- activations -------------------------------------------------------------------------------------------------------
 
@@ -195,7 +88,7 @@ def _sum(n: Node, names: Sequence[str], result: str) -> str:
 def _skip_layer_normalization(n: Node) -> None:
     total = _sum(n, ["input", "skip", "bias"], result="input_skip_bias_sum")
     beta = ["beta"] if n.has("beta") else []
-    how = f"<axis = -1, epsilon = {_spelled(n.attributes['epsilon'])}>"
+    how = f"<axis = -1, epsilon = {spelled(n.attributes['epsilon'])}>"
     n.lines.append(f"output, mean, inv_std_var = LayerNormalization {how} ({', '.join([total, 'gamma', *beta])})")
 
 
@@ -341,6 +234,28 @@ def _quantized(operator: str) -> Callable[[Node], None]:
     return write
 
 
+def _quantized_one(operator: str, *names: str) -> Callable[[Node], None]:
+    """An operator of one quantised operand, with those attributes."""
+
+    def write(n: Node) -> None:
+        if n.attributes.get("channels_last"):
+            raise UnsupportedError("channels_last is not supported; write Transposes around it")
+        given = {name: n.attributes[name] for name in names if name in n.attributes}
+        made = n(operator, n("DequantizeLinear", "X", "X_scale", *_zero(n, "X")), **given)
+        kind = {} if n.has("Y_zero_point") else {"output_dtype": n.kind("X")}
+        n("QuantizeLinear", made, "Y_scale", *_zero(n, "Y"), result="Y", **kind)
+
+    return write
+
+
+def _quantized_softmax(n: Node) -> None:
+    """That of opset 13 along one axis, or that before it along all from there on."""
+    axis, rank = int(n.attributes["axis"]), len(n.shape("X"))
+    if int(n.attributes.get("opset", 13)) < 13 and axis % rank != rank - 1:
+        raise UnsupportedError("Softmax of before opset 13 is supported along the last axis; export it anew")
+    _quantized_one("Softmax", "axis")(n)
+
+
 def _zero(n: Node, name: str) -> list[str]:
     return [f"{name}_zero_point"] if n.has(f"{name}_zero_point") else []
 
@@ -366,12 +281,47 @@ def _dynamic_quantize_lstm(n: Node) -> None:
         weights.append(n("Transpose", n("Mul", n("Sub", parts[0], zero), scale), perm=[0, 2, 1]))
     rest = [x if n.has(x) else "" for x in ("B", "sequence_lens", "initial_h", "initial_c", "P")]
     names = [x for x in n.results if x in n.wanted]
-    how = ", ".join(f"{k} = {_spelled(_decoded(v))}" for k, v in n.attributes.items())
+    how = ", ".join(f"{k} = {spelled(_decoded(v))}" for k, v in n.attributes.items())
     n.lines.append(f"{', '.join(names)} = LSTM <{how}> ({', '.join(['X', *weights, *rest])})")
 
 
 def _decoded(value: Any) -> Any:
     return [v.decode() if isinstance(v, bytes) else v for v in value] if isinstance(value, list) else value
+
+
+def _matmul_n_bits(n: Node) -> None:
+    """The weights as floats (N, K), which A is multiplied with."""
+    n.refuse("g_idx")
+    bits, columns, terms = (int(n.attributes[k]) for k in ("bits", "N", "K"))
+    block, (outputs, blocks, size) = int(n.attributes["block_size"]), n.shape("B")
+    if bits not in (4, 8) or outputs != columns or size * 8 != block * bits:
+        raise UnsupportedError(f"weights of {bits} bits in blocks of {block} do not have the shape of its operand B")
+    numbers = _nibbles(n, "B", [columns, blocks, block]) if bits == 4 else n("Cast", "B", to=1)
+    if not n.has("zero_points"):
+        zero = n.number(2.0 ** (bits - 1), "scales")
+    elif n.kind("zero_points") != 2:
+        zero = n("Reshape", "zero_points", n.constant([columns, blocks, 1]))
+    elif bits == 8:
+        zero = n("Cast", n("Reshape", "zero_points", n.constant([columns, blocks, 1])), to=1)
+    else:  # two a byte, and half a byte too many where the number of blocks is odd
+        packed = n("Reshape", "zero_points", n.constant([columns, -1]))
+        every = _nibbles(n, packed, [columns, -1])
+        zero = n("Unsqueeze", n("Slice", every, *(n.constant([k]) for k in (0, blocks, 1))), n.constant([2]))
+    scale = n("Reshape", "scales", n.constant([columns, blocks, 1]))
+    real = n("Reshape", n("Mul", n("Sub", numbers, zero), scale), n.constant([columns, blocks * block]))
+    real = n("Slice", real, *(n.constant([k]) for k in (0, terms, 1)))
+    product = n("MatMul", "A", n("Transpose", real, perm=[1, 0]), result="" if n.has("bias") else "Y")
+    if n.has("bias"):
+        n("Add", product, "bias", result="Y")
+
+
+def _nibbles(n: Node, packed: str, shape: list[int]) -> str:
+    """The halves of bytes as floats, the lower ones first."""
+    low = n("BitwiseAnd", packed, n("Cast", n.constant(15), to=2))
+    high = n("BitShift", packed, n("Cast", n.constant(4), to=2), direction="RIGHT")
+    axis = n.constant([-1])
+    both = n("Concat", *(n("Unsqueeze", half, axis) for half in (low, high)), axis=-1)
+    return n("Cast", n("Reshape", both, n.constant(shape)), to=1)
 
 
 BODIES: dict[str, Callable[[Node], None]] = {
@@ -386,10 +336,18 @@ BODIES: dict[str, Callable[[Node], None]] = {
     "FusedMatMul": _fused_matmul,
     "Gelu": _gelu,
     "MatMulIntegerToFloat": _matmul_integer_to_float,
+    "MatMulNBits": _matmul_n_bits,
     "MultiHeadAttention": _multi_head_attention,
     "QGemm": _qgemm,
     "QLinearAdd": _quantized("Add"),
+    "QLinearAveragePool": _quantized_one(
+        "AveragePool", "auto_pad", "ceil_mode", "count_include_pad", "kernel_shape", "pads", "strides"
+    ),
+    "QLinearGlobalAveragePool": _quantized_one("GlobalAveragePool"),
+    "QLinearLeakyRelu": _quantized_one("LeakyRelu", "alpha"),
     "QLinearMul": _quantized("Mul"),
+    "QLinearSigmoid": _quantized_one("Sigmoid"),
+    "QLinearSoftmax": _quantized_softmax,
     "QuickGelu": _quick_gelu,
     "SimplifiedLayerNormalization": _simplified,
     "SkipLayerNormalization": _skip_layer_normalization,

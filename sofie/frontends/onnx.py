@@ -25,8 +25,10 @@ from xdsl.dialects.builtin import (
 from sofie.dialects import microsoft
 from sofie.dialects.onnx import DOMAINS, OPSET, op_classes
 from sofie.dialects.types import element_from_onnx, numpy_dtype
+from sofie.dialects.vendors import ALIASES, TABLES
 from sofie.errors import SofieError, UnsupportedError, printable
 from sofie.frontends.dimensions import Dim, bind_dimensions, forget_placeholders, forget_types, release
+from sofie.frontends.formats import reader
 from sofie.frontends.importer import Fault, Importer, Sized, label_of
 from sofie.frontends.ml import without_strings
 from sofie.frontends.operands import needed, operand_inputs
@@ -98,6 +100,8 @@ def import_graph(
     for graph in [model.graph, *_inner_graphs(model.graph)]:
         for index, node in enumerate(graph.node):
             _check_operator(node, index)
+            if node.domain in TABLES and node.domain not in {o.domain for o in model.opset_import}:
+                model.opset_import.append(onnx.helper.make_opsetid(node.domain, 1))  # it had another name
     aside = _set_aside_large_initialisers(model.graph)
     model = _convert(model)
     return Importer(model, aside, faults, known_sizes, dict(lists or {}), dict(operands or {})).run()
@@ -110,7 +114,8 @@ def read_model(
 ) -> onnx.ModelProto:
     """The ModelProto of a path, of bytes, or a private copy of a ModelProto; raises SofieError.
 
-    The dimensions that `dims` leaves to the run are free in it, as `load` will find them; `values` are as there.
+    A path with an ending of `sofie.frontends.formats` is read by its own reader. The dimensions that `dims` leaves to
+    the run are free in it, as `load` will find them; `values` are as there.
     """
     model = _parsed(source)
     forget_placeholders(model.graph)
@@ -123,6 +128,8 @@ def _parsed(source: str | Path | bytes | onnx.ModelProto) -> onnx.ModelProto:
         copy = onnx.ModelProto()
         copy.CopyFrom(source)
         return copy
+    if not isinstance(source, bytes) and (read := reader(source)) is not None:
+        return read(Path(source))
     try:
         model = onnx.load_model_from_string(source) if isinstance(source, bytes) else onnx.load(str(source))
     except FileNotFoundError as error:
@@ -227,6 +234,7 @@ def _check_operator(node: onnx.NodeProto, index: int) -> None:
     """Raises UnsupportedError on operators that no version of ONNX has: the converter would only assert."""
     if node.domain == "ai.onnx":
         node.domain = ""
+    node.domain = ALIASES.get(node.domain, node.domain)
     if node.domain == "" and not onnx.defs.has(node.op_type) and (microsoft.DOMAIN, node.op_type) in op_classes():
         node.domain = microsoft.DOMAIN  # ONNX Runtime has some of its own in ONNX's domain
     is_onnx = node.domain in DOMAINS and onnx.defs.has(node.op_type, domain=node.domain)

@@ -9,11 +9,11 @@ import numpy as np
 import onnx
 from onnx import numpy_helper, shape_inference
 
-from sofie.dialects.microsoft import DOMAIN as MICROSOFT
 from sofie.dialects.onnx import DOMAINS, OnnxOp
 from sofie.dialects.types import shape_of_type
+from sofie.dialects.vendors import TABLES
 from sofie.errors import SofieError, UnsupportedError, printable
-from sofie.frontends import microsoft, probing
+from sofie.frontends import bodies, probing
 from sofie.frontends.inference import FOUND, SCALARS, Found, complete
 from sofie.frontends.shapes import Operand
 from sofie.sizes import Size
@@ -94,8 +94,8 @@ def _infer_at(
         types = {n: onnx.helper.make_tensor_type_proto(t.tensor_type.elem_type, []) for n, t in types.items()}
         data = {n: a.reshape(()) for n, a in data.items() if a.size == 1}
     try:
-        if node.domain == MICROSOFT:
-            return microsoft.inferred(node, [types.get(n) for n in node.input])
+        if node.domain in TABLES:
+            return bodies.inferred(node, [types.get(n) for n in node.input])
         inferred = shape_inference.infer_node_outputs(
             op_class.SCHEMA,
             node,

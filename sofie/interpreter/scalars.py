@@ -19,6 +19,7 @@ from xdsl.dialects.vector import CombiningKindFlag
 from xdsl.interpreter import Interpreter, PythonValues, impl, register_impls
 from xdsl.ir import Operation
 
+from sofie.dialects.scalars import CODES, NEAREST, DecodeOp, EncodeOp, cast_of
 from sofie.dialects.types import element_of, numpy_dtype, shape_of
 from sofie.interpreter.machine import Functions, refusal, tabulated
 
@@ -219,6 +220,25 @@ _CASTS: dict[type[Operation], Callable[[Any, np.dtype[Any]], Any]] = {
     arith.UIToFPOp: lambda x, dtype: _unsigned(x).astype(dtype),
 }
 
+
+def _encoded(dtype: Any) -> Callable[[Any, np.dtype[Any]], Any]:
+    def code(x: Any, bits: np.dtype[Any]) -> Any:
+        with np.errstate(over="ignore"):
+            return x.astype(dtype).view(bits)
+
+    return code
+
+
+_CODES = {f"encode_{name}": _encoded(dtype) for name, dtype in CODES.items()} | {
+    f"decode_{name}": lambda x, dtype, own=own: x.view(own).astype(dtype) for name, own in CODES.items()
+}
+
+CASTS = {kind.name: function for kind, function in _CASTS.items()} | {
+    NEAREST: lambda x, dtype: np.rint(x).astype(dtype),
+    **_CODES,
+}
+"""The casts by their names, of a scalar or an array to a dtype."""
+
 COMBINE: dict[CombiningKindFlag, Function] = {
     CombiningKindFlag.ADD: _bitwise(operator.add, operator.xor),
     CombiningKindFlag.MUL: _bitwise(operator.mul, operator.and_),
@@ -284,7 +304,13 @@ def _result_dtype(op: Operation) -> np.dtype[Any]:
     return numpy_dtype(element_of(op.results[0]))
 
 
-CastFunctions = tabulated({kind: _cast(function) for kind, function in _CASTS.items()})
+def _coded(self: Functions, interpreter: Interpreter, op: Operation, values: PythonValues) -> PythonValues:
+    return (CASTS[self.fact(op, cast_of)](values[0], self.fact(op, _result_dtype)),)
+
+
+CastFunctions = tabulated(
+    {kind: _cast(function) for kind, function in _CASTS.items()} | dict.fromkeys((EncodeOp, DecodeOp), _coded)
+)
 """Changes of type."""
 
 

@@ -11,10 +11,12 @@ from xdsl.dialects.builtin import ModuleOp
 from xdsl.interpreter import Interpreter, PythonValues, impl, register_impls
 from xdsl.ir import Operation, SSAValue
 
+from sofie.dialects.fixed import ConvertOp, FixedType
 from sofie.dialects.onnx import DOMAINS, OnnxOp
 from sofie.dialects.sofie import ExtentsOp, WeightOp
-from sofie.dialects.types import element_of, numpy_dtype, shape_of, signless
+from sofie.dialects.types import element_of, numpy_dtype, shape_of, stored
 from sofie.errors import SofieError
+from sofie.interpreter import fixed
 from sofie.interpreter.machine import Functions, Machine, numbers, refusal, room_for, tabulated
 from sofie.interpreter.memory import box_of, inside
 from sofie.passes.lower_onnx import LowerOnnx
@@ -32,6 +34,11 @@ class TensorFunctions(Functions):
     def weight(self, interpreter: Interpreter, op: WeightOp, values: PythonValues) -> PythonValues:
         """The blob's own bytes, read-only, under the element type of this level."""
         return (op.blob.value.view(numpy_dtype(element_of(op.result))),)
+
+    @impl(ConvertOp)
+    def convert(self, interpreter: Interpreter, op: ConvertOp, values: PythonValues) -> PythonValues:
+        """Each element by the definition of fixed-point numbers."""
+        return (fixed.converted(op, values[0]),)
 
     @impl(tensor.EmptyOp)
     def empty(self, interpreter: Interpreter, op: tensor.EmptyOp, values: PythonValues) -> PythonValues:
@@ -162,7 +169,7 @@ def _drawn(self: Functions, interpreter: Interpreter, op: OnnxOp, values: Python
     assert isinstance(interpreter, Machine)
     module = self.fact(op, _lowered_alone)
     given = dict(zip(op.operands, values, strict=True))
-    operands = [v.view(numpy_dtype(signless(element_of(k)))) for k, v in given.items() if _is_computed(k)]
+    operands = [v.view(numpy_dtype(stored(element_of(k)))) for k, v in given.items() if _is_computed(k)]
     made = iter(interpreter.random(module, operands))
     used = [result for result in op.results if result.uses] or list(op.results)
     return tuple(next(made).view(numpy_dtype(element_of(r))) if r in used else None for r in op.results)
@@ -178,8 +185,24 @@ def _is_computed(value: SSAValue) -> bool:
     return not isinstance(value.owner, WeightOp | ExtentsOp)
 
 
+def _on_fixed(self: Functions, interpreter: Interpreter, op: OnnxOp, values: PythonValues) -> PythonValues:
+    """By the definition of fixed-point numbers; what has none is what its lowering makes of it."""
+    made = fixed.meaning(op, dict(zip(op.operands, values, strict=True)))
+    if made is not None:
+        return (made,)
+    assert isinstance(interpreter, Machine)
+    module = self.fact(op, _lowered_alone)
+    given = {v: a for v, a in zip(op.operands, values, strict=True) if _is_computed(v)}
+    raw = interpreter.random(module, [a.view(numpy_dtype(stored(element_of(v)))) for v, a in given.items()])
+    used = [result for result in op.results if result.uses] or list(op.results)
+    computed = {r: a.view(numpy_dtype(element_of(r))) for r, a in zip(used, raw, strict=True)}
+    return tuple(computed.get(r) for r in op.results)
+
+
 def _reference(self: Functions, interpreter: Interpreter, op: OnnxOp, values: PythonValues) -> PythonValues:
     """What ONNX's reference makes of the node, in the dtypes that inference found."""
+    if any(isinstance(element_of(v), FixedType) for v in (*op.operands, *op.results)):
+        return _on_fixed(self, interpreter, op, values)
     present = iter(values)
     arrays = [None if operand is None else next(present) for operand in op.inputs]
     try:

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from xdsl.dialects import vector
-from xdsl.dialects.builtin import DYNAMIC_INDEX
+from xdsl.dialects.builtin import DYNAMIC_INDEX, VectorType
 from xdsl.interpreter import Interpreter, PythonValues, impl, register_impls
 from xdsl.ir import Operation
 
-from sofie.dialects.types import shape_of
+from sofie.dialects.scalars import WORD, CastLanesOp, DotOp, JoinOp, LoadWordOp, QuantizeOp, RequantizeOp
+from sofie.dialects.types import element_of, numpy_dtype, shape_of
 from sofie.interpreter.machine import Functions, poison, refusal
 from sofie.interpreter.memory import inside
-from sofie.interpreter.scalars import COMBINE, fused_multiply_add
+from sofie.interpreter.scalars import CASTS, COMBINE, fused_multiply_add
 from sofie.weights import Array
 
 
@@ -28,6 +30,47 @@ class VectorFunctions(Functions):
     def load(self, interpreter: Interpreter, op: vector.LoadOp, values: PythonValues) -> PythonValues:
         """A copy of consecutive elements."""
         return (values[0][_lanes(op, values[0], values[1:], self.fact(op, _result_shape))].copy(),)
+
+    @impl(LoadWordOp)
+    def load_word(self, interpreter: Interpreter, op: LoadWordOp, values: PythonValues) -> PythonValues:
+        """Four bytes a word, in the machine's order."""
+        shape = self.fact(op, _words)
+        lanes = values[0][_lanes(op, values[0], values[1:], (WORD * math.prod(shape),))].copy().view(np.int32)
+        return (lanes if shape else lanes[0],)
+
+    @impl(JoinOp)
+    def join(self, interpreter: Interpreter, op: JoinOp, values: PythonValues) -> PythonValues:
+        """In the machine's order."""
+        return (np.array(values, values[0].dtype).view(np.int32)[0],)
+
+    @impl(DotOp)
+    def dot(self, interpreter: Interpreter, op: DotOp, values: PythonValues) -> PythonValues:
+        """By lane; wraps."""
+        total, x, w = (np.asarray(v, np.int32) for v in values)
+        bytes_of_x, bytes_of_w = (v.reshape(*v.shape, 1).view(kind) for v, kind in ((x, np.uint8), (w, np.int8)))
+        products = (bytes_of_x.astype(np.int32) * bytes_of_w).sum(-1, dtype=np.int32)
+        return (np.add(total, products, dtype=np.int32)[()],)
+
+    @impl(RequantizeOp)
+    def requantize(self, interpreter: Interpreter, op: RequantizeOp, values: PythonValues) -> PythonValues:
+        """By lane, in float64."""
+        total, scale, offset = (np.asarray(v, np.float64) for v in values)
+        zero, least, most = op.numbers
+        return (np.clip(np.rint(total * scale + offset) + zero, least, most).astype(np.int32).astype(np.int8)[()],)
+
+    @impl(QuantizeOp)
+    def quantize(self, interpreter: Interpreter, op: QuantizeOp, values: PythonValues) -> PythonValues:
+        """By lane, in float32."""
+        number, scale = (np.asarray(v, np.float32) for v in values)
+        zero, least, most = op.numbers
+        with np.errstate(all="ignore"):
+            inside = np.fmin(np.fmax(number / scale, np.float32(least - zero)), np.float32(most - zero))
+        return ((np.rint(inside).astype(np.int32) + zero).astype(np.int8)[()],)
+
+    @impl(CastLanesOp)
+    def convert(self, interpreter: Interpreter, op: CastLanesOp, values: PythonValues) -> PythonValues:
+        """By lane, as arith does it."""
+        return (CASTS[op.cast.data](values[0], self.fact(op, _result_dtype)),)
 
     @impl(vector.StoreOp)
     def store(self, interpreter: Interpreter, op: vector.StoreOp, values: PythonValues) -> PythonValues:
@@ -76,6 +119,14 @@ class VectorFunctions(Functions):
         """The lanes combined from the first to the last, after the accumulator where there is one."""
         lanes, *start = values
         return (functools.reduce(self.fact(op, _combination), [*start, *lanes]),)
+
+
+def _words(op: LoadWordOp) -> tuple[int, ...]:
+    return shape_of(op.res) if isinstance(op.res.type, VectorType) else ()
+
+
+def _result_dtype(op: Operation) -> np.dtype[Any]:
+    return numpy_dtype(element_of(op.results[0]))
 
 
 def _result_shape(op: Operation) -> tuple[int, ...]:

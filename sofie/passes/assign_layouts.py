@@ -21,14 +21,14 @@ from typing import ClassVar
 import numpy as np
 from xdsl.context import Context
 from xdsl.dialects import func, tensor
-from xdsl.dialects.builtin import AffineMapAttr, ArrayAttr, DenseArrayBase, ModuleOp, i64
+from xdsl.dialects.builtin import DYNAMIC_INDEX, AffineMapAttr, ArrayAttr, DenseArrayBase, ModuleOp, i64
 from xdsl.dialects.linalg import ops as linalg
 from xdsl.dialects.linalg.ops import GenericOp
 from xdsl.ir import Attribute, Block, Operation, SSAValue
 from xdsl.ir.affine import AffineBinaryOpExpr, AffineDimExpr, AffineExpr, AffineMap
 from xdsl.passes import ModulePass
 
-from sofie import extents, sizes, structured
+from sofie import sizes, structured
 from sofie.dialects.sofie import WeightOp
 from sofie.dialects.types import element_of, shape_of
 from sofie.dialects.types import tensor as tensor_type
@@ -358,11 +358,10 @@ def _slice_lists(
         ("static_sizes", op.static_sizes, op.sizes),
         ("static_strides", op.static_strides, op.strides),
     ):
-        entries = extents.entries(static.get_values(), values)
-        moved = [entries[axis] for axis in order]
-        numbers = list(static.get_values())
+        numbers, rest = list(static.get_values()), iter(values)
+        of_the_run = {axis: next(rest) for axis, number in enumerate(numbers) if number == DYNAMIC_INDEX}
         properties[name] = DenseArrayBase.from_list(i64, [numbers[axis] for axis in order])
-        operands.append([v for v in moved if isinstance(v, SSAValue)])
+        operands.append([of_the_run[axis] for axis in order if axis in of_the_run])
     return properties, operands
 
 

@@ -2,7 +2,7 @@
 
     %y = onnx.HardSwish(%x)     ->     %h = onnx.HardSigmoid(%x) ; %y = onnx.Mul(%x, %h)
 
-The body is the official one (`onnx.defs`, opset 28), or for com.microsoft ours (`frontends.microsoft`). Operators that
+The body is the official one (`onnx.defs`, opset 28), or for other domains ours (`frontends.bodies`). Operators that
 have a lowering keep it: theirs is the better pattern. What the body needs to know of constant operands (axes, shapes)
 it knows.
 """
@@ -22,11 +22,13 @@ from xdsl.passes import ModulePass
 
 from sofie.dialects.microsoft import DOMAIN as MICROSOFT
 from sofie.dialects.onnx import DOMAINS, OnnxOp
+from sofie.dialects.qonnx import DOMAIN as QONNX
 from sofie.dialects.sofie import ExtentsOp, WeightOp
 from sofie.dialects.types import element_of, element_to_onnx, shape_of
+from sofie.dialects.vendors import TABLES
 from sofie.errors import SofieError
 from sofie.extents import function_of, symbol_arguments
-from sofie.frontends import microsoft
+from sofie.frontends import bodies
 from sofie.frontends.importer import Sized
 from sofie.frontends.onnx import import_graph
 from sofie.passes.lower_onnx import rules
@@ -43,6 +45,9 @@ LIMITS = {
     (MICROSOFT, "FusedMatMul"): "no transBatchA, no transBatchB",
     (MICROSOFT, "MultiHeadAttention"): "query, key and value of rank 3, no past",
     (MICROSOFT, "QGemm"): "quantised results",
+    (MICROSOFT, "QLinearAveragePool"): "no channels_last",
+    (MICROSOFT, "QLinearGlobalAveragePool"): "no channels_last",
+    (QONNX, "Trunc"): "of version 1, without out_scale",
 }
 """What cannot be expanded, in a few words, by (domain, operator)."""
 
@@ -63,8 +68,8 @@ class Decompose(ModulePass):
 def _wants(op: OnnxOp) -> bool:
     known = (op.SCHEMA.domain, op.operator) in rules()
     schema: Any = op.SCHEMA  # onnx's stubs miss these members
-    of_microsoft = schema.domain == MICROSOFT
-    return not known and (of_microsoft or schema.has_function or schema.has_context_dependent_function)
+    of_vendor = schema.domain in TABLES
+    return not known and (of_vendor or schema.has_function or schema.has_context_dependent_function)
 
 
 def _expand(op: OnnxOp) -> bool:
@@ -130,8 +135,8 @@ def _lists(op: OnnxOp) -> dict[str, Sized]:
 
 def _body(op: OnnxOp, node: onnx.NodeProto) -> onnx.FunctionProto | None:
     schema: Any = op.SCHEMA
-    if schema.domain == MICROSOFT:
-        return microsoft.body(node, _types(op))
+    if schema.domain in TABLES:
+        return bodies.body(node, _types(op))
     if not schema.has_context_dependent_function:
         return cast(onnx.FunctionProto, schema.function_body)
     types = [t.SerializeToString() for t in _types(op)]

@@ -17,11 +17,11 @@ import numpy as np
 import numpy.typing as npt
 from xdsl.context import Context
 from xdsl.dialects.builtin import ModuleOp
-from xdsl.ir import Attribute, Operation, SSAValue
+from xdsl.ir import Operation, SSAValue
 from xdsl.passes import ModulePass
 
 from sofie.dialects.onnx import OnnxOp, op_classes
-from sofie.dialects.sofie import WeightOp
+from sofie.dialects.sofie import WeightOp, contents
 from sofie.dialects.types import element_of, numpy_dtype, shape_of
 from sofie.passes.lower_onnx.normalization import scale_and_offset
 from sofie.rewrite import erase, fused_location, replace_results, users
@@ -45,9 +45,8 @@ class FoldBatchnorm(ModulePass):
 
 
 def _constant(value: SSAValue | None) -> Floats | None:
-    return (
-        value.owner.blob.value.astype(np.float64) if value is not None and isinstance(value.owner, WeightOp) else None
-    )
+    array = contents(value)
+    return None if array is None else array.astype(np.float64)
 
 
 def _parameters(norm: OnnxOp) -> tuple[Floats, Floats] | None:
@@ -153,9 +152,7 @@ def _replace(old: OnnxOp, layer: OnnxOp, x: SSAValue | None, weight: Floats, bia
         WeightOp.of(f"{name} folded bias", bias.astype(numpy_dtype(kind)), kind),
     ]
     operator = "Gemm" if layer.operator == "MatMul" else layer.operator
-    attributes: dict[str, Attribute] = {
-        k.removeprefix("onnx_"): v for k, v in layer.properties.items() if k.startswith("onnx_") and k != "onnx_beta"
-    }
+    attributes = {name: value for name, value in layer.attributes_given().items() if name != "beta"}
     operands: Sequence[SSAValue] = [x, *(w.result for w in weights)]
     new = op_classes()["", operator].from_positions(operands, [old.results[0].type], attributes)
     new.location = fused_location([layer.location, old.location])

@@ -26,7 +26,7 @@ from xdsl.rewriter import Rewriter
 
 from sofie import affine
 from sofie.body import Body, Numbers
-from sofie.dialects.types import shape_of
+from sofie.dialects.types import shape_of, with_any_offset
 from sofie.launches import erase_uncalled, extents_of, infer_of, kernels_of, nest_of
 from sofie.memory import VIEWS
 from sofie.rewrite import erase
@@ -86,9 +86,11 @@ class _Padded:
             return None
         low = list(part.static_offsets.get_values())
         source = _copied(kernels, writer, place)
-        inside = writer.operands[place] if source is None else source
-        if len(shape_of(inside)) != len(shape_of(view.result)) or not all(_reads(kernels, c, k) for c, k in read):
+        if not all(_reads(kernels, c, k) for c, k in read):
             return None
+        if source is not None and len(shape_of(source)) != len(shape_of(view.result)):
+            return None
+        inside = source or _with_any_offset(part)
         return _Padded(view, fill, inside, low, value, [call for call, _ in read], None if source is None else writer)
 
     def resolve(self, kernels: dict[str, func.FuncOp], calls: Sequence[func.CallOp], others: Sequence[_Padded]) -> None:
@@ -178,6 +180,19 @@ def _uses(value: SSAValue) -> list[tuple[func.CallOp, int, list[Operation]]] | N
         else:
             return None
     return found
+
+
+def _with_any_offset(part: memref.SubviewOp) -> SSAValue:
+    """A part as kernels get one, so that those of other parts are the same."""
+    kind, block = part.result.type, part.parent_block()
+    assert isinstance(kind, MemRefType) and block is not None
+    wanted = with_any_offset(kind)
+    for use in part.result.uses:
+        if isinstance(use.operation, memref.CastOp) and use.operation.results[0].type == wanted:
+            return use.operation.results[0]
+    cast: Operation = memref.CastOp.get(part.result, wanted)
+    block.insert_op_after(cast, part)
+    return cast.results[0]
 
 
 def _argument(kernels: dict[str, func.FuncOp], call: func.CallOp, place: int) -> BlockArgument | None:

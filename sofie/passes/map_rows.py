@@ -27,8 +27,8 @@ from xdsl.ir import Attribute, Operation, SSAValue
 from xdsl.passes import ModulePass
 
 from sofie import affine
+from sofie.affine import Load, movement
 from sofie.body import Body
-from sofie.dialects.types import strides_of
 from sofie.dialects.upstream import SubgroupReduceOp
 from sofie.launches import (
     BLOCK,
@@ -252,10 +252,8 @@ def _is_identity(value: SSAValue, kind: AllReduceOpEnum) -> bool:
 def reads_side_by_side(loop: scf.ForOp, but: Sequence[SSAValue] = ()) -> bool:
     """Whether what a loop reads, but of some memory, lies an element further an iteration, or nowhere else."""
     for op in loop.walk():
-        if isinstance(op, memref.LoadOp) and op.memref not in but:
-            moved = affine.step(op.memref, list(op.indices), strides_of(op.memref), loop.body.block.args[0])
-            if moved not in (0, 1):
-                return False
+        if isinstance(op, Load) and op.memref not in but and movement(op, loop.body.block.args[0]) not in (0, 1):
+            return False
     return True
 
 
@@ -439,6 +437,6 @@ def _writes(op: Operation) -> bool:
 
 def _touched(op: Operation) -> tuple[set[SSAValue], set[SSAValue]]:
     """The memory that an op reads, and that it writes."""
-    reads = {memory_of(o.memref) for o in op.walk() if isinstance(o, memref.LoadOp)}
+    reads = {memory_of(o.memref) for o in op.walk() if isinstance(o, Load)}
     writes = {memory_of(o.memref) for o in op.walk() if isinstance(o, memref.StoreOp)}
     return reads, writes

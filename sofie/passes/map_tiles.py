@@ -12,7 +12,9 @@ loops that only one factor depends on are the rows of the result, those that onl
 those of both a batch; the last loop of the nest is among the columns, so that threads write side by side. Rows, columns
 and terms beyond the end are zeros, or are not stored. While a step is multiplied, the next is on its way. The tile is
 the one that keeps most of the card at work, by the cost of `sofie.block_tiles.Tile`; `precision` says in which
-arithmetic it is multiplied: float32 by each thread, any other by tensor cores.
+arithmetic floats are multiplied: float32 by each thread, any other by tensor cores. Words of bytes (`join-bytes`) and
+codes of 16 bits (`fuse-decode`) are multiplied by tensor cores as well, since their products are exact; with
+`bytes=dot`, for cards that have none, by each thread.
 """
 
 from __future__ import annotations
@@ -22,17 +24,23 @@ from typing import ClassVar
 
 from xdsl.context import Context
 from xdsl.dialects import func, scf
-from xdsl.dialects.builtin import ModuleOp
+from xdsl.dialects.builtin import ModuleOp, f32, i16
 from xdsl.ir import SSAValue
 from xdsl.passes import ModulePass
 
-from sofie.block_tiles import Arithmetic, best, check_precision
+from sofie.block_tiles import LARGE, TILES, Arithmetic, Dots, Scalar, TensorCores, best, check_precision
 from sofie.body import Body
 from sofie.contraction import Factor, Product, add_up
+from sofie.errors import SofieError, printable
 from sofie.launches import BLOCK, Frame, kernels_of, nest_of
 
 LEAST_RESULTS = 32 * 1024
 """With fewer, tiles would leave most processors idle: a warp or a thread each is better."""
+
+CODED = {"f16": "fp16", "bf16": "bf16"}
+"""What tensor cores call a format of codes."""
+MULTIPLIED = ("mma", "dot")
+"""By what bytes are: tensor cores, or the dot products of threads."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +50,30 @@ class MapTiles(ModulePass):
     name: ClassVar[str] = "map-tiles"
 
     precision: str = "float32"
+    bytes: str = "mma"
     least: int = LEAST_RESULTS
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
         check_precision(self.name, self.precision)
+        if self.bytes not in MULTIPLIED:
+            raise SofieError(f"{self.name}: bytes={printable(self.bytes)}: choose one of {', '.join(MULTIPLIED)}")
         for kernel in kernels_of(op):
             nest = nest_of(kernel)
             product = None if nest is None else Product.of(nest)
             if nest is not None and product is not None and product.results >= self.least:
-                sizes = [product.size(loops) for loops in (product.batch, product.rows, product.columns)]
-                _Mapping(kernel, nest, product, best(self.precision, sizes[0], sizes[1], sizes[2])).map()
+                _Mapping(kernel, nest, product, self._arithmetic(product)).map()
+
+    def _arithmetic(self, product: Product) -> Arithmetic:
+        """How a product is multiplied, and in which tile."""
+        sizes = [product.size(loops) for loops in (product.batch, product.rows, product.columns)]
+        small, large = (best(tiles, sizes[0], sizes[1], sizes[2]) for tiles in (TILES, LARGE))
+        if product.signs is not None:
+            return Dots(small, signs=product.signs) if self.bytes == "dot" else TensorCores(large, product.signs)
+        if product.codes is not None and self.bytes == "mma":
+            return TensorCores(large, CODED[product.codes[2]], coded=True)
+        if product.kind == f32 and self.precision != "float32":
+            return TensorCores(large, self.precision)
+        return Scalar(small, product.kind)
 
 
 @dataclass
@@ -79,8 +101,11 @@ class _Mapping:
         at_batch = body.apart(body.over(block, body.times(down, across)), batch)
         product.enter(self.frame.values, product.batch, at_batch)
         how, values = self.arithmetic, self.frame.values
-        left = Factor(product, how, values, product.left, tile.rows, first, product.rows, rows, height, "a")
-        right = Factor(product, how, values, product.right, tile.columns, start, product.columns, columns, width, "b")
+        factors = product.left, product.right
+        if how.term == i16 and product.codes is not None:
+            factors = product.codes[:2]
+        left = Factor(product, how, values, factors[0], tile.rows, first, product.rows, rows, height, "a")
+        right = Factor(product, how, values, factors[1], tile.columns, start, product.columns, columns, width, "b")
         left.prepare(body)
         right.prepare(body)
         sums = totals = self.arithmetic.start(body, "sums")

@@ -23,7 +23,7 @@ from xdsl.passes import ModulePass
 
 from sofie.dialects.sofie import FusedOp, SizeOp, WeightOp, YieldOp
 from sofie.dialects.types import memref as memref_type
-from sofie.dialects.types import shape_of, strides_and_offset
+from sofie.dialects.types import shape_of, strides_and_offset, with_any_offset
 from sofie.extents import SIZE, function_of, size_attribute, symbol_values
 from sofie.memory import writes_operand
 from sofie.naming import EMITTED, Namer
@@ -150,10 +150,10 @@ def _without_offset(value: SSAValue, group: FusedOp) -> SSAValue:
     kind = value.type
     if not isinstance(kind, MemRefType) or isinstance(kind.layout, NoneAttr):
         return value
-    strides, offset = strides_and_offset(kind)
+    _, offset = strides_and_offset(kind)
     if offset is None or (offset == 0 and kind == memref_type(kind.element_type, shape_of(value))):
         return value
-    cast: Operation = memref.CastOp.get(value, memref_type(kind.element_type, shape_of(value), strides, None))
+    cast: Operation = memref.CastOp.get(value, with_any_offset(kind))
     cast.results[0].name_hint = value.name_hint
     block = group.parent_block()
     assert block is not None

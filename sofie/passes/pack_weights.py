@@ -10,14 +10,15 @@ through the weights: in panels of `panel` outputs, the last filled up with zeros
 outputs would be longer than a tile is wide; a product with one row has the whole register file for its outputs, and
 wider panels. There each load of a vector counts, and one across two lines of the cache counts twice: rows that are no
 whole number of lines are filled up as well (ALICE's 16-100-50-1 network: 284 -> 253 ns, Zen 4). The panels are the same
-for every CPU. Declines where there are too few outputs for a vector: then lanes run along something else.
+for every CPU. The bytes of a word (`pack-words`) stay together behind the output. Declines where there are too few
+outputs for a vector: then lanes run along something else.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -30,6 +31,7 @@ from xdsl.passes import ModulePass
 from sofie import structured
 from sofie.dialects.sofie import WeightOp
 from sofie.dialects.types import bytes_of, element_of
+from sofie.passes.pack_words import sums_words
 from sofie.rewrite import erase
 from sofie.weights import Array
 
@@ -47,14 +49,25 @@ MOST_FILLED = 1.15
 
 @dataclass(frozen=True)
 class Layout:
-    """The order of a constant's axes, `batches` first and the one on lanes last, and the width of a panel, 0: none."""
+    """The order of a constant's axes, `batches` first and the one on lanes last, and the width of a panel, 0: none.
+
+    words: whether the bytes of a word stand behind the one on lanes, as the last axis.
+    """
 
     order: tuple[int, ...]
     batches: int
     width: int
+    words: bool = False
 
     def apply(self, array: Array) -> Array:
-        """The array (.., N) so laid out; with panels (batches.., panels, reductions.., width), zeros behind N."""
+        """The array (.., N) so laid out; with panels (batches.., panels, reductions.., width), zeros behind N.
+
+        One of words is (.., N, 4) instead.
+        """
+        if self.words:
+            words = np.ascontiguousarray(array.transpose(self.order)).view(np.int32)[..., 0]
+            plain = Layout(tuple(range(words.ndim)), self.batches, self.width).apply(words)
+            return plain.reshape(*plain.shape, 1).view(array.dtype)
         moved = array.transpose(self.order)
         if self.width == 0:
             return np.ascontiguousarray(moved)
@@ -67,11 +80,12 @@ class Layout:
 
     def place(self, dims: Sequence[int]) -> list[int | AffineExpr | None]:
         """The index of each axis, where `dims` are the loops behind the axes before."""
-        *outer, lanes = (dims[a] for a in self.order)
+        *outer, lanes = (dims[a] for a in (self.order[:-1] if self.words else self.order))
+        word: list[int | AffineExpr | None] = [dims[self.order[-1]]] if self.words else []
         if self.width == 0:
-            return [*outer, lanes]
+            return [*outer, lanes, *word]
         loop = AffineExpr.dimension(lanes)
-        return [*outer[: self.batches], loop // self.width, *outer[self.batches :], loop % self.width]
+        return [*outer[: self.batches], loop // self.width, *outer[self.batches :], loop % self.width, *word]
 
 
 @dataclass(frozen=True)
@@ -99,7 +113,7 @@ class PackWeights(ModulePass):
         if not isinstance(weight, WeightOp) or found is None or None in found:
             return
         layout = self._layout(generic, k, dims, few)
-        if layout is None or layout == Layout(tuple(range(len(dims))), layout.batches, 0):
+        if layout is None or replace(layout, words=False) == Layout(tuple(range(len(dims))), layout.batches, 0):
             return
         if (weight, layout) not in packed:
             array = layout.apply(weight.blob.value)
@@ -121,9 +135,10 @@ class PackWeights(ModulePass):
         lanes = _lanes_loop(generic, k, dims) if reduce else None
         if lanes is None:
             return None
-        order = sorted(range(len(dims)), key=lambda a: (dims[a] == lanes, dims[a] in reduce, dims[a]))
+        word = len(generic.iterator_types) - 1 if sums_words(generic) else None
+        order = sorted(range(len(dims)), key=lambda a: (dims[a] == word, dims[a] == lanes, dims[a] in reduce, dims[a]))
         batches = sum(d != lanes and d not in reduce for d in dims)
-        return Layout(tuple(order), batches, self._width(generic, lanes, dims, few))
+        return Layout(tuple(order), batches, self._width(generic, lanes, dims, few), word is not None)
 
     def _width(self, generic: GenericOp, lanes: int, dims: Sequence[int], few: bool) -> int:
         """The width of a panel; 0 where one row of all outputs is as good."""

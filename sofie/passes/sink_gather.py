@@ -191,7 +191,7 @@ class _Builder:
 
     def onnx(self, operator: str, operands: Sequence[SSAValue], shape: Sequence[int], like: OnnxOp | None) -> SSAValue:
         """An op with the attributes of `like`."""
-        given = {} if like is None else {k.removeprefix("onnx_"): v for k, v in like.properties.items()}
+        given = {} if like is None else like.attributes_given()
         op = op_classes()["", operator].from_positions(operands, [tensor(self.element, shape)], given)
         self.ops.append(op)
         return op.results[0]

@@ -15,17 +15,14 @@ from typing import ClassVar
 import numpy as np
 from xdsl.context import Context
 from xdsl.dialects import func, memref, scf
-from xdsl.dialects.builtin import FunctionType, MemRefType, ModuleOp, NoneAttr
+from xdsl.dialects.builtin import MemRefType, ModuleOp, NoneAttr
 from xdsl.ir import BlockArgument
 from xdsl.passes import ModulePass
-from xdsl.rewriter import Rewriter
 
 from sofie import affine
-from sofie.dialects.sofie import WeightOp
+from sofie.kernel_weights import calls_of, lay_out, own_weights
 from sofie.launches import kernels_of, nest_of
 from sofie.passes.map_rows import Rows, reads_side_by_side
-from sofie.rewrite import replace
-from sofie.weights import Blob
 
 
 @dataclass(frozen=True)
@@ -35,19 +32,14 @@ class TransposeWeights(ModulePass):
     name: ClassVar[str] = "transpose-weights"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
-        calls: dict[str, list[func.CallOp]] = {}
-        for call in [o for o in op.walk() if isinstance(o, func.CallOp)]:
-            calls.setdefault(call.callee.string_value(), []).append(call)
+        calls = calls_of(op)
         for kernel in kernels_of(op):
-            mine = calls.get(kernel.sym_name.data, [])
             for argument in _against_rows(kernel):
-                weights = {call.operands[argument.index].owner for call in mine}
-                readers = {use.operation for w in weights if isinstance(w, WeightOp) for use in w.result.uses}
-                if all(isinstance(w, WeightOp) for w in weights) and readers <= set(mine):
-                    for weight in weights:
-                        assert isinstance(weight, WeightOp)
-                        _turn(weight)
-                    _read_turned(kernel, argument)
+                weights = own_weights(argument, calls.get(kernel.sym_name.data, []))
+                if weights:
+                    place = argument.index
+                    lay_out(kernel, argument, weights, np.transpose)
+                    _read_turned(kernel.body.block.args[place])
 
 
 def _against_rows(kernel: func.FuncOp) -> list[BlockArgument]:
@@ -78,22 +70,8 @@ def _walks_down(load: memref.LoadOp, rows: Rows) -> bool:
     return affine.coefficient(load.indices[0], variable) == 1 and affine.coefficient(load.indices[1], variable) == 0
 
 
-def _turn(weight: WeightOp) -> None:
-    kind = weight.result.type
-    assert isinstance(kind, MemRefType)
-    turned = MemRefType(kind.element_type, list(reversed(kind.get_shape())))
-    blob = Blob.of(np.ascontiguousarray(weight.blob.value.T))
-    new = WeightOp(weight.weight_name.data, blob, turned)
-    replace(weight, [new], [new.result])
-
-
-def _read_turned(kernel: func.FuncOp, argument: BlockArgument) -> None:
-    kind = argument.type
-    assert isinstance(kind, MemRefType)
-    loads = [use.operation for use in argument.uses]
-    Rewriter.replace_value_with_new_type(argument, MemRefType(kind.element_type, list(reversed(kind.get_shape()))))
-    for load in loads:
+def _read_turned(argument: BlockArgument) -> None:
+    for load in [use.operation for use in argument.uses]:
         assert isinstance(load, memref.LoadOp)
         first, second = load.indices
         load.operands[1], load.operands[2] = second, first
-    kernel.properties["function_type"] = FunctionType.from_lists([a.type for a in kernel.body.block.args], [])

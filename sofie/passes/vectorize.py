@@ -12,8 +12,8 @@ unrolled together: one SSA vector an accumulator, so that each loaded value serv
 fill a tile is done by smaller ones: fewer rows, fewer vectors, a last vector across the one before it where elements
 may be computed twice, else 4 lanes and single elements; rows of a run-time extent go by whole tiles, by two, one by
 one. The loops around a tile stand in the order that moves the fewest bytes. Every element sees the same operations in
-the same order. `sofie.lanes` plans all that. Declines (the scalar nest stays) for integers, comparisons, and operations
-that the emitted run-time code has no vector form of.
+the same order. `sofie.lanes` plans all that. Declines (the scalar nest stays) for comparisons, integers of 64 bits, and
+operations that the emitted run-time code has no vector form of.
 """
 
 from __future__ import annotations
@@ -25,15 +25,19 @@ from typing import ClassVar
 
 from xdsl.context import Context
 from xdsl.dialects import arith, func, memref, scf, vector
+from xdsl.dialects import math as math_dialect
 from xdsl.dialects.builtin import IndexType, ModuleOp, VectorType
 from xdsl.ir import Attribute, Block, Operation, Region, SSAValue
 from xdsl.passes import ModulePass
 
 from sofie import affine
+from sofie.affine import movement
+from sofie.dialects.scalars import NEAREST, CastLanesOp, LoadWordOp, cast_of
 from sofie.dialects.sofie import FusedOp
-from sofie.lanes import Plan, Segment, extent_of, movement, panels_of, plan_of, segments
+from sofie.lanes import CONVERSIONS, Plan, Segment, extent_of, panels_of, plan_of, segments
+from sofie.passes.dot_words import dot_single
 from sofie.passes.lower_loops import Indices
-from sofie.rewrite import erase
+from sofie.rewrite import erase, users
 from sofie.target import cpu
 
 
@@ -54,6 +58,8 @@ class Vectorize(ModulePass):
             if not any(isinstance(o, scf.ParallelOp) for o in nest.body.walk()):
                 plan = plan_of(nest, target, self.tile)
                 if plan is not None:
+                    if target.vnni:
+                        dot_single(nest)
                     _Tiler(nest, plan, Indices(_kernel_of(nest))).rewrite()
 
 
@@ -344,10 +350,14 @@ class _TileEmitter:
         for op in block.ops:
             if isinstance(op, scf.ForOp):
                 self._for(op)
-            elif isinstance(op, memref.LoadOp):
+            elif isinstance(op, memref.LoadOp | LoadWordOp):
                 self.values[op.res] = {i: self._load(op, i) for i in self.instances(op.res)}
             elif isinstance(op, memref.StoreOp):
                 self._stores(op)
+            elif isinstance(op, CONVERSIONS) and self.on_lanes(op.results[0]):
+                self._convert(op)
+            elif isinstance(op, math_dialect.RoundEvenOp) and self.on_lanes(op.result) and _becomes_whole(op):
+                continue  # what converts it rounds
             elif not isinstance(op, scf.YieldOp | scf.ReduceOp):
                 self._compute(op)
 
@@ -359,13 +369,31 @@ class _TileEmitter:
             operands = [self.vector_at(v, instance) if wide else self.at(v, instance) for v in op.operands]
             kind = self.vector_type(result.type) if wide else result.type
             clone = type(op).create(
-                operands=operands, result_types=[kind], properties=op.properties, location=op.location
+                operands=operands,
+                result_types=[kind],
+                properties=op.properties,
+                attributes=op.attributes,
+                location=op.location,
             )
             made[instance] = self.add(clone)
         self.values[result] = made
 
-    def _load(self, op: memref.LoadOp, instance: Instance) -> SSAValue:
+    def _convert(self, op: Operation) -> None:
+        """The lanes as another type; a float that is rounded first, in one conversion."""
+        (source,), (result,) = op.operands, op.results
+        how, rounded = cast_of(op), source.owner
+        if isinstance(rounded, math_dialect.RoundEvenOp) and _becomes_whole(rounded):
+            how, source = NEAREST, rounded.operand
+        self.values[result] = {
+            instance: self.add(CastLanesOp(how, self.vector_at(source, instance), self.vector_type(result.type)))
+            for instance in self.instances(result)
+        }
+
+    def _load(self, op: memref.LoadOp | LoadWordOp, instance: Instance) -> SSAValue:
         indices = [self.at(v, instance) for v in op.indices]
+        if isinstance(op, LoadWordOp):
+            kind = self.vector_type(op.res.type) if self.on_lanes(op.res) else op.res.type
+            return self.add(LoadWordOp(op.memref, indices, kind))
         if self.on_lanes(op.res):
             return self.add(vector.LoadOp(op.memref, indices, self.vector_type(op.res.type)))
         return self.add(memref.LoadOp.get(op.memref, indices))
@@ -434,6 +462,12 @@ class _TileEmitter:
         self.target.add_op(loop)
         for k, result in enumerate(op.res):
             self.values[result] = {i: new for (j, i), new in zip(slots, loop.res, strict=True) if j == k}
+
+
+def _becomes_whole(op: math_dialect.RoundEvenOp) -> bool:
+    """Whether a value is rounded only to become an integer: on lanes, that is one conversion."""
+    readers = users(op.result)
+    return bool(readers) and all(isinstance(reader, arith.FPToSIOp) for reader in readers)
 
 
 def _slot_name(argument: SSAValue, instance: Instance, rows: int, count: int) -> str:

@@ -34,6 +34,7 @@ from xdsl.ir.affine import AffineDimExpr, AffineExpr, AffineMap
 from xdsl.passes import ModulePass
 
 from sofie import extents, sizes, structured
+from sofie.dialects.scalars import computes
 from sofie.dialects.sofie import WeightOp
 from sofie.dialects.types import element_of, shape_of
 from sofie.errors import SofieError
@@ -169,11 +170,7 @@ def _epilogue(op: GenericOp) -> GenericOp | None:
         return None
     if any(v is op.results[0] and m != [0, 1, 2, 3] for v, m in zip(reader.inputs, maps, strict=False)):
         return None
-    return reader if all(_is_pure(o.name) for o in structured.body_ops(reader)) else None
-
-
-def _is_pure(name: str) -> bool:
-    return name.split(".")[0] in ("arith", "math")
+    return reader if all(map(computes, structured.body_ops(reader))) else None
 
 
 Pixel = tuple[int, int]
@@ -408,7 +405,7 @@ def _is_start(value: SSAValue) -> bool:
         and structured.dims_of(structured.output_maps(owner)[0]) == [0, 1, 2, 3]
         and all(structured.dims_of(m) is not None for m in structured.maps_of(owner))
         and not owner.body.block.args[-1].uses
-        and all(_is_pure(o.name) for o in structured.body_ops(owner))
+        and all(map(computes, structured.body_ops(owner)))
     )
 
 

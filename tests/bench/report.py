@@ -42,14 +42,15 @@ class Results:
 
 
 def write(results: Results, folder: Path) -> None:
-    """Writes performance.md, .json and .svg; what a GPU did, on another machine, stays as it was."""
+    """Writes performance.md, .json and .svg; what other commands measured stays as it was."""
     folder.mkdir(parents=True, exist_ok=True)
     text, numbers = folder / "performance.md", folder / "performance.json"
-    kept = [s for s in _sections(text)[1:] if s.startswith(ON_A_GPU)] if text.exists() else []
+    sections = _sections(text)[1:] if text.exists() else []
+    kept = [(title, s) for title in ELSEWHERE.values() for s in sections if s.startswith(title)]
     earlier = json.loads(numbers.read_text()) if numbers.exists() else {}
     text.write_text(page(results))
-    for section in kept:
-        put_section(ON_A_GPU, section, text)
+    for title, section in kept:
+        put_section(title, section, text)
     (folder / "performance.svg").write_text(plot(results.measured))
     content = {
         "date": date.today().isoformat(),
@@ -60,7 +61,7 @@ def write(results: Results, folder: Path) -> None:
         "models": [asdict(m) for m in results.measured],
         "ablation": results.ablation,
     }
-    content |= {"gpu": earlier["gpu"]} if "gpu" in earlier else {}
+    content |= {key: earlier[key] for key in ELSEWHERE if key in earlier}
     _write_json(content, numbers)
 
 
@@ -93,7 +94,10 @@ def _write_json(content: object, path: Path) -> None:
     path.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
-WITHOUT, WHAT_DID_NOT_RUN, ON_A_GPU = "Without a pass", "What did not run", "On a GPU"
+WITHOUT, WHAT_DID_NOT_RUN = "Without a pass", "What did not run"
+ON_A_GPU, IN_RDATAFRAME = "On a GPU", "In RDataFrame"
+ELSEWHERE = {"gpu": ON_A_GPU, "rdataframe": IN_RDATAFRAME}
+"""Sections that other commands write, by their key in the JSON."""
 
 
 def page(results: Results) -> str:

@@ -733,6 +733,30 @@ void mma(Element element, float (&d)[4], const unsigned (&a)[4], const unsigned 
          d[i] += rows[i / 2][k] * columns[i % 2][k];
 }
 
+// m16n8k32 of bytes: lanes have the results as above, and four terms in each word.
+void mma(const Signs &signs, int (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], int line)
+{
+   const Operands mine{{a[0], a[1], a[2], a[3]}, {b[0], b[1]}};
+   const unsigned char *slots = exchange(&mine, sizeof mine, line);
+   if (self->lanes != warp_size)
+      fail("mma: its warp is not full", line);
+   const auto byte = [](unsigned word, unsigned k, bool sign) {
+      const unsigned bits = word >> 8 * k & 0xffu;
+      return sign ? static_cast<int>(bits ^ 0x80u) - 0x80 : static_cast<int>(bits);
+   };
+   const unsigned lane = self->lane;
+   for (unsigned i = 0; i < 4; ++i)
+      for (unsigned q = 0; q < 4; ++q) {
+         const auto row = slot<Operands>(slots, lane / 4 * 4 + q);
+         const auto column = slot<Operands>(slots, (lane % 4 * 2 + i % 2) * 4 + q);
+         for (unsigned half = 0; half < 2; ++half)
+            for (unsigned k = 0; k < 4; ++k) {
+               const int product = byte(row.a[half * 2 + i / 2], k, signs.a) * byte(column.b[half], k, signs.b);
+               d[i] = static_cast<int>(static_cast<unsigned>(d[i]) + static_cast<unsigned>(product));
+            }
+      }
+}
+
 unsigned instructions::to_tf32(float x)
 {
    const unsigned bits = __float_as_uint(x);

@@ -191,6 +191,10 @@ template <unsigned bytes> void copy_async(void *to, const void *from, bool valid
 // The least that warps do by matrices: see the tables of fragments in the PTX manual.
 enum class Element { bf16, fp16, tf32 };
 void mma(Element element, float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], int line);
+struct Signs {
+   bool a, b;
+};
+void mma(const Signs &signs, int (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], int line);
 
 cudaError_t set_shared_limit(const void *kernel, int bytes);
 
@@ -251,6 +255,14 @@ inline void mma_fp16(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[
 inline void mma_tf32(float (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], int line = __builtin_LINE())
 {
    mma(Element::tf32, d, a, b, line);
+}
+inline void mma_u8s8(int (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], int line = __builtin_LINE())
+{
+   mma(Signs{false, true}, d, a, b, line);
+}
+inline void mma_s8u8(int (&d)[4], const unsigned (&a)[4], const unsigned (&b)[2], int line = __builtin_LINE())
+{
+   mma(Signs{true, false}, d, a, b, line);
 }
 unsigned to_tf32(float x);
 unsigned pack_bf16(float low, float high);

@@ -12,6 +12,9 @@
 
 namespace model {
 #include "device.cuh"
+#define SOFIE_INLINE SOFIE_DEVICE
+#include "codes.hxx"
+#undef SOFIE_INLINE
 #include "tensor_cores.cuh"
 
 enum class Fault {

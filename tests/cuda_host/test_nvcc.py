@@ -16,6 +16,7 @@ from sofie.compiler import Options, generate
 from tests import models
 from tests.bench import dense
 from tests.bench.models import MODELS, model
+from tests.cuda_host.test_bytes import conv, matmul
 from tests.numerics import rows
 from tests.numerics.test_random import SMALL
 
@@ -78,6 +79,27 @@ def test_no_product_by_tensor_cores_spills(tmp_path: Path, precision: str) -> No
     """The same with the words of two factors, and of what rounding leaves of them, in registers; several layers."""
     protos = {"product": _product(1024, 2048, 1024), "layers": dense.higgs_dense("higgs", batch=4096).model()}
     spilled = compiled(tmp_path, protos, ("sm_80", "sm_90"), precision)
+    assert not {kernel: size for kernel, size in spilled.items() if size}
+
+
+def test_no_product_of_bytes_spills(tmp_path: Path) -> None:
+    """The same with sums of 32 bits, and with words of bytes that lie apart."""
+    protos = {
+        "bytes": matmul("u8", 2048, 1024, 2048),
+        "channels": conv("s8", 64, 256, 3, pads=[1, 1, 1, 1]),
+        "inputs": matmul("u8", 512, 256, 512, constant=False, zero=2),
+    }
+    spilled = compiled(tmp_path, protos, ARCHITECTURES)
+    assert not {kernel: size for kernel, size in spilled.items() if size}
+
+
+@pytest.mark.parametrize(("kind", "architectures"), [("FLOAT16", ARCHITECTURES), ("BFLOAT16", ("sm_90", "sm_120"))])
+def test_no_product_of_codes_spills(tmp_path: Path, kind: str, architectures: Sequence[str]) -> None:
+    """The same with codes of 16 bits; those of bfloat16 are exchanged by Turing's lanes, which takes many registers."""
+    node = onnx.helper.make_node("MatMul", ["x", "w"], ["y"])
+    kinds = dict.fromkeys("xwy", getattr(onnx.TensorProto, kind))
+    proto = models.build([node], {"x": [2048, 1024], "w": [1024, 2048]}, ["y"], {}, kinds)
+    spilled = compiled(tmp_path, {"codes": proto}, architectures)
     assert not {kernel: size for kernel, size in spilled.items() if size}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import pytest
@@ -90,6 +91,36 @@ def test_batches_and_run_time_sizes(precision: str) -> None:
     assert error(product([40], 20, 50, [3]), tiled(precision)) < ERRORS[precision]
     options = Options({"n": (1, 300)}, target="cuda", passes=tiled(precision).passes)
     assert error(product(["n"], 24, 40), options, {"n": 70}) < ERRORS[precision]
+
+
+@pytest.mark.parametrize(("kind", "instruction"), [("float16", "product_fp16"), ("bfloat16", "product_bf16")])
+def test_codes_of_16_bits_go_to_tensor_cores_as_they_are(kind: str, instruction: str) -> None:
+    """A code that is another's neighbour, or that is rounded a second time."""
+    proto = np.dtype(kind) if kind == "float16" else np.dtype(ml_dtypes.bfloat16)
+    element = helper.np_dtype_to_tensor_dtype(proto)
+    nodes = [
+        helper.make_node("Cast", ["x"], ["codes"], to=element),
+        helper.make_node("Relu", ["codes"], ["active"]),
+        helper.make_node("MatMul", ["active", "v"], ["p"]),
+        helper.make_node("MatMul", ["active", "w"], ["q"]),
+        helper.make_node("Cast", ["p"], ["y"], to=onnx.TensorProto.FLOAT),
+        helper.make_node("Cast", ["q"], ["z"], to=onnx.TensorProto.FLOAT),
+    ]
+    rng = np.random.default_rng(0)
+    weights = {"v": (rng.standard_normal((45, 40)) / 7).astype(proto)}
+    model = models.build(nodes, {"x": [70, 45], "w": [45, 35]}, ["y", "z"], weights, {"w": element})
+    options = tiled("float32")
+    kernels = text(model, options)
+    assert kernels.count(f"{instruction}(") >= 2
+    assert "detail::join(" in kernels and "narrow_" not in kernels
+    x, w = rng.standard_normal((70, 45)).astype(np.float32), (rng.standard_normal((45, 35)) / 7).astype(proto)
+    with emulated():
+        got = compile_model(model, options).run({"x": x, "w": w})
+    rows = np.maximum(x.astype(proto), 0).astype(np.float64)
+    for found, factor in zip(got.values(), (weights["v"], w), strict=True):
+        near = (rows @ factor.astype(np.float64)).astype(np.float32)
+        step = float(ml_dtypes.finfo(proto).eps) * np.maximum(np.abs(near), 1e-3)
+        assert (np.abs(found - near) <= 0.51 * step).all()
 
 
 @pytest.mark.parametrize("rank", [1, 2, 3])

@@ -67,14 +67,14 @@ def test_large_weights_come_back_from_the_side_file() -> None:
         (weight,) = parsed(text).body.block.ops
     finally:
         active_weights.reset(token)
-    np.testing.assert_array_equal(weight.blob.value, array)  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(weight.blob.value, array)
 
 
 def test_missing_side_file_is_said_when_the_weights_are_needed() -> None:
     text = str(ModuleOp([WeightOp.of("w", models.normal(30, 40))]))
     (weight,) = parsed(text).body.block.ops
     with pytest.raises(SofieError, match="--weights FILE"):
-        _ = weight.blob.value  # type: ignore[attr-defined]
+        _ = weight.blob.value
 
 
 @pytest.mark.parametrize(
@@ -102,6 +102,6 @@ def test_small_weights_print_exactly_or_by_digest(array: np.ndarray) -> None:
         (weight,) = parsed(text).body.block.ops
     finally:
         active_weights.reset(token)
-    back = weight.blob.value  # type: ignore[attr-defined]
+    back = weight.blob.value
     assert back.tobytes() == array.tobytes()
     assert back.shape == array.shape

@@ -40,6 +40,12 @@ def test_page_of_operators_is_generated_from_the_registry() -> None:
     assert document.OPERATORS_PAGE.read_text() == document.operators_page(), "run python tools/document.py"
 
 
+def test_table_of_keras_layers_is_generated_from_the_registry() -> None:
+    """A layer, an option or an activation of the Keras front end changed and the page did not."""
+    assert document.KERAS_PAGE.read_text() == document.keras_page(), "run python tools/document.py"
+    assert "| LSTM | one node;" in document.keras_page()
+
+
 @pytest.mark.usefixtures("needs_compiler")
 def test_operator_of_the_page_is_lowered_and_right(monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody follows docs/adding-an-operator.md word by word and fails."""

@@ -177,6 +177,17 @@ def test_kernels_for_aarch64_run_on_it(tmp_path: Path) -> None:
         assert_outputs(generated, models.ALL[name](), feeds[name], name)
 
 
+@pytest.mark.usefixtures("needs_compiler")
+@pytest.mark.parametrize("march", ["armv8.2-a+dotprod", "armv8.6-a"])
+def test_dot_products_of_bytes_run_on_aarch64(tmp_path: Path, march: str) -> None:
+    """Bytes without a sign that are multiplied as if they had one, where the CPU has but such products."""
+    made = {"quantized": emit(tmp_path, models.quantized(), "quantized", cpu="aarch64")}
+    feeds = {"quantized": models.feeds(models.quantized())}
+    flags = ("-O2", f"-march={march}")
+    compile_and_run(tmp_path, program_of(made, feeds, [""]), flags, "aarch64-linux-gnu-g++", QEMU)
+    assert_outputs(made["quantized"], models.quantized(), feeds["quantized"], "quantized")
+
+
 @pytest.mark.parametrize("name", models.ALL)
 def test_one_weight_file_and_one_arena_serve_every_cpu(tmp_path: Path, name: str) -> None:
     """A pass that lays weights or buffers out for one CPU: the variants of a header share both."""

@@ -21,13 +21,13 @@ from tests import models
 
 
 def operators(module: object) -> list[str]:
-    return [op.operator for op in module.walk() if isinstance(op, OnnxOp)]  # type: ignore[attr-defined]
+    return [op.operator for op in module.walk() if isinstance(op, OnnxOp)]
 
 
 def refused(model: object, **options: object) -> str:
     """The sentence that `load` raises."""
     with pytest.raises(SofieError) as raised:
-        load(model, **options)  # type: ignore[arg-type]
+        load(model, **options)
     sentence = str(raised.value)
     assert "\n" not in sentence
     return sentence
@@ -134,7 +134,7 @@ def test_weights_among_the_inputs_are_weights() -> None:
     model.opset_import[0].version = 9
     for weight in model.graph.initializer:
         model.graph.input.append(helper.make_tensor_value_info(weight.name, weight.data_type, list(weight.dims)))
-    assert len(load(model).body.block.first_op.regions[0].block.args) == 1  # type: ignore[union-attr]
+    assert len(load(model).body.block.first_op.regions[0].block.args) == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"not a model", b"\x00" * 40])

@@ -57,6 +57,26 @@ def products() -> Iterator[tuple[str, Row]]:
     yield "FusedConv with a sum", ms("FusedConv", added, kernel, activation="Relu", inputs="x w b z")
 
 
+def few_bits() -> Iterator[tuple[str, Row]]:
+    """Weights of 4 and 8 bits: whole blocks and not, an odd number of blocks, zero points packed and as floats."""
+    for bits, terms, columns, block, zeros in (
+        *((4, 64, 48, 32, ""), (4, 96, 17, 32, "bytes"), (4, 80, 33, 16, "bytes"), (4, 70, 4, 32, "floats")),
+        *((8, 64, 20, 32, ""), (8, 64, 20, 32, "bytes"), (4, 16, 3, 16, "")),
+    ):
+        blocks = -(-terms // block)
+        weights = {"b": whole("uint8", columns, blocks, block * bits // 8), "s": np.abs(real(columns * blocks)) / 50}
+        if zeros == "bytes":
+            weights["z"] = whole("uint8", columns * -(-blocks * bits // 8), seed=1)
+        elif zeros:
+            weights["z"] = real(columns, blocks, seed=2) * 4
+        how = {"K": terms, "N": columns, "bits": bits, "block_size": block}
+        name = f"{bits} bits, {terms} terms in blocks of {block}, zero points {zeros or 'none'}"
+        yield name, ms("MatMulNBits", {"a": real(2, 3, terms)}, weights, **how)
+        if not zeros:
+            added = weights | {"bias": real(columns, seed=3)}
+            yield f"{name}, a bias", ms("MatMulNBits", {"a": real(3, terms)}, added, inputs="a b s - - bias", **how)
+
+
 def normalizations() -> Iterator[tuple[str, Row]]:
     x = {"x": real(2, 3, 8), "s": real(2, 3, 8, seed=1)}
     scale = {"g": real(8, seed=2), "b": real(8, seed=3), "c": real(8, seed=4)}
@@ -123,6 +143,18 @@ def quantized() -> Iterator[tuple[str, Row]]:
     for operator in ("QLinearAdd", "QLinearMul"):
         bytes_ = {"a": whole("uint8", 3, 8), "b": whole("uint8", 8, seed=1)}
         yield operator, ms(operator, bytes_, scale, inputs="a s z b t o s z")
+    image = {"x": whole("uint8", 1, 3, 6, 7)}
+    fine = scale | {"t": np.float32(1 / 256), "o": np.uint8(0)}
+    average = {"kernel_shape": [3, 2], "pads": [1, 0, 0, 1], "strides": [2, 1]}
+    for operator, numbers, how in (
+        ("QLinearAveragePool", scale, average | {"count_include_pad": 1}),
+        ("QLinearAveragePool", scale, average),
+        ("QLinearGlobalAveragePool", scale, {}),
+        ("QLinearLeakyRelu", scale, {"alpha": 0.25}),
+        ("QLinearSigmoid", fine, {}),
+        ("QLinearSoftmax", fine, {"axis": -1, "opset": 13}),
+    ):
+        yield f"{operator} {how}", ms(operator, image, numbers, inputs="x s z t o", **how)
     # of 7 bits: without VNNI, ONNX Runtime's products of uint8 and int8 saturate in pairs
     weights = {"b": whole("int8", 6, 5) // 2, "c": np.float32(0.01) * np.arange(1, 6, dtype=np.float32), "d": real(5)}
     yield "DynamicQuantizeMatMul", ms("DynamicQuantizeMatMul", {"a": real(4, 6)}, weights, inputs="a b c - d")
@@ -137,7 +169,7 @@ def quantized() -> Iterator[tuple[str, Row]]:
     )
 
 
-FAMILIES = (activations, products, normalizations, attentions, quantized)
+FAMILIES = (activations, products, few_bits, normalizations, attentions, quantized)
 
 
 @pytest.mark.usefixtures("needs_compiler")

@@ -68,6 +68,17 @@ def test_transforms_of_all_lengths_and_forms(kind: str) -> None:
         check(got[c.name], c.expected(kind), kind, 1 if kind == "float32" else 64)
 
 
+@pytest.mark.parametrize("length", [1, 2, 7, 8, 16])
+def test_the_first_and_the_middle_frequency_of_a_real_signal_are_real(length: int) -> None:
+    """sin(pi) in the table as 1.2e-16, times a large signal: noise that a maximum then takes for the result."""
+    node, kind = helper.make_node("DFT", ["x"], ["y"]), onnx.TensorProto.DOUBLE
+    model = models.build([node], {"x": (1, length, 1)}, ["y"], {}, {"x": kind, "y": kind}, opset=20)
+    module = load(model)
+    pipeline.run(module, pipeline.parse("lower"))
+    (got,) = interpreter.run(module, [1e6 * RNG.standard_normal((1, length, 1))])
+    assert not np.asarray(got)[0, [0, length // 2] if length % 2 == 0 else [0], 1].any()
+
+
 @pytest.mark.parametrize("level", LEVELS)
 def test_every_level_means_the_same(level: str) -> None:
     """A pass mixes up the real and the imaginary part."""

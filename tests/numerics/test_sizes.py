@@ -293,6 +293,24 @@ def test_every_level_means_the_same(name: str, stop: str | None) -> None:
             np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("operator", "sentence"), [("Expand", "broadcast to 2 where it is 1.*--dim n="), ("Add", "do not broadcast")]
+)
+def test_a_size_that_may_be_1_is_not_taken_for_it(operator: str, sentence: str) -> None:
+    """Rows of a batch of 2 that are all the first one, since a batch of 1 would be broadcast."""
+    other = np.array([2, 3]) if operator == "Expand" else np.zeros((2, 3), np.float32)
+    x = h.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["n", 3])
+    y = h.make_tensor_value_info("y", onnx.TensorProto.FLOAT, None)
+    node = h.make_node(operator, ["x", "w"], ["y"], name="wider")
+    graph = h.make_graph([node], "g", [x], [y], [onnx.numpy_helper.from_array(other, "w")])
+    model = h.make_model(graph, opset_imports=[h.make_opsetid("", 22)], ir_version=10)
+    with pytest.raises(sofie.SofieError, match=f"'wider'.*{sentence}"):
+        sofie.compile(model, dims={"n": (1, 2)})
+    for rows in (1, 2):
+        data = np.arange(3 * rows, dtype=np.float32).reshape(rows, 3)
+        np.testing.assert_array_equal(sofie.compile(model, dims={"n": rows})(data), np.broadcast_to(data, (2, 3)))
+
+
 def test_a_graph_compiled_for_bounds_agrees_with_the_reference() -> None:
     """A pass that takes a run-time size for a number, in a graph and a pipeline that hypothesis draws."""
 

@@ -136,3 +136,19 @@ def test_batch_last(batch: int, without: list[str]) -> None:
     got = sofie.compile(model, without=without).run({"x": x})
     for name, want in zip((y, b), ort.InferenceSession(model.SerializeToString()).run([y, b], {"x": x}), strict=True):
         np.testing.assert_allclose(got[name], want, rtol=2e-5, atol=2e-6, err_msg=name)
+
+
+def test_border_at_a_run_time_batch_between_transposes() -> None:
+    """Padding that is turned and loses the size that the run tells: a depthwise convolution of Keras."""
+    net = Net()
+    first = net.op("Transpose", "x", perm=[0, 2, 1])
+    deep = net.op("Conv", first, net.weight(8, 1, 3), group=4, pads=[1, 1])
+    last = net.op("Transpose", deep, perm=[0, 2, 1])
+    x, y = (oh.make_tensor_value_info(n, onnx.TensorProto.FLOAT, ["batch", 9, c]) for n, c in (("x", 4), (last, 8)))
+    graph = oh.make_graph(net.nodes, "g", [x], [y], net.weights)
+    model = oh.make_model(graph, opset_imports=[oh.make_opsetid("", 22)], ir_version=10)
+    compiled = sofie.compile(model, dims={"batch": (1, 8)})
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    for batch in (1, 5):
+        values = np.random.default_rng(batch).standard_normal((batch, 9, 4)).astype(np.float32)
+        np.testing.assert_allclose(compiled(values), session.run(None, {"x": values})[0], rtol=1e-6, atol=1e-6)

@@ -17,7 +17,7 @@ def lifetimes(draw: st.DrawFn) -> list[Buffer]:
     for _ in range(draw(st.integers(1, 30))):
         first = draw(st.integers(0, 40))
         last = first + draw(st.integers(0, 10))
-        made.append(Buffer(None, draw(st.integers(0, 4000)), first, last))  # type: ignore[arg-type]
+        made.append(Buffer(None, draw(st.integers(0, 4000)), first, last))
     return made
 
 

@@ -11,7 +11,10 @@ import onnx.numpy_helper
 import pytest
 
 import sofie
+from sofie import pipeline
+from sofie.frontends.onnx import load
 from sofie.tiles import transform
+from tests import models
 
 SHAPES: dict[str, dict[str, Any]] = {
     "whole tiles": {"height": 16, "width": 16},
@@ -103,3 +106,13 @@ def test_the_largest_tile_is_named() -> None:
     """An option that is not one of the choices."""
     with pytest.raises(sofie.SofieError, match="max is one of 2, 4, off"):
         sofie.compile(_model(8, 8), passes='fuse{max="3"},lower')
+
+
+def test_a_convolution_of_float16_is_transformed_too() -> None:
+    """An epilogue that rounds to 16 bits, which the pass takes for more than arithmetic."""
+    half = onnx.TensorProto.FLOAT16
+    nodes = [oh.make_node("Conv", ["x", "w"], ["c"], pads=[1] * 4), oh.make_node("Relu", ["c"], ["y"])]
+    weights = {"w": (models.normal(32, 32, 3, 3) / 17).astype(np.float16)}
+    module = load(models.build(nodes, {"x": [1, 32, 28, 28]}, ["y"], weights, {"x": half, "y": half}))
+    pipeline.run(module, pipeline.parse("fuse"))
+    assert "tensor<32x32x3x3xf32>" not in str(module)

@@ -62,13 +62,20 @@ def page(height: int, width: int) -> Draw:
 
 @dataclass(frozen=True)
 class Real:
-    """A model in a wheel: pinned requirement, path inside, inputs by name, and the options it is compiled with."""
+    """A model in a wheel: pinned requirement, path inside, inputs by name, and the options it is compiled with.
+
+    worst: the largest error that is right.
+    """
 
     wheel: str
     path: str
     inputs: dict[str, Draw]
     options: tuple[str, ...] = field(default=())
+    worst: float = WORST
 
+
+TWO_STEPS = 1.7e-3
+"""Of the last quantiser of smart-turn: so far ONNX Runtime is from itself with and without its fusions."""
 
 MODELS = {
     "magika": Real(
@@ -131,6 +138,12 @@ MODELS = {
             "token_type_ids": integers(2, 24, high=2),
         },
     ),
+    "smart-turn": Real(
+        "pipecat-ai==1.14.0",
+        "pipecat/audio/turn/smart_turn/data/smart-turn-v3.2-cpu.onnx",
+        {"input_features": normal(1, 80, 800)},
+        worst=TWO_STEPS,
+    ),
 }
 
 
@@ -167,10 +180,10 @@ def test_a_real_model_agrees_with_onnx_runtime(name: str, wheels: Callable[[str]
     expected = dict(zip([o.name for o in session.get_outputs()], session.run(None, feeds), strict=True))
     results = np.load(tmp_path / "out.npz")
     for key, want in expected.items():
-        assert_agrees(results[key], want, f"{name}: {key}")
+        assert_agrees(results[key], want, real.worst, f"{name}: {key}")
 
 
-def assert_agrees(got: np.ndarray, want: np.ndarray, what: str) -> None:
+def assert_agrees(got: np.ndarray, want: np.ndarray, largest: float, what: str) -> None:
     """Floats by their worst error relative to the largest value, everything else exactly."""
     assert got.shape == want.shape and got.dtype == want.dtype, what
     if want.dtype.kind != "f":
@@ -178,4 +191,4 @@ def assert_agrees(got: np.ndarray, want: np.ndarray, what: str) -> None:
         return
     scale = float(np.abs(want).max())
     worst = float(np.abs(got.astype(np.float64) - want).max())
-    assert worst <= WORST * max(scale, np.finfo(np.float32).tiny), f"{what}: {worst:.2e} of {scale:.2e}"
+    assert worst <= largest * max(scale, np.finfo(np.float32).tiny), f"{what}: {worst:.2e} of {scale:.2e}"

@@ -28,18 +28,21 @@ from xdsl.passes import ModulePass
 from xdsl.rewriter import Rewriter
 
 from sofie import extents, structured
+from sofie.dialects.fixed import ConvertOp, FixedType
 from sofie.dialects.onnx import OnnxOp
-from sofie.dialects.sofie import ExtentsOp
-from sofie.dialects.types import element_of, shape_of, signless
+from sofie.dialects.sofie import BlobAttr, ExtentsOp, WeightOp
+from sofie.dialects.types import element_of, numpy_dtype, shape_of, stored
 from sofie.dialects.types import tensor as tensor_type
 from sofie.errors import SofieError, UnsupportedError
 from sofie.passes.lower_onnx.builder import Lowering
 from sofie.rewrite import blame, erase, replace, replace_results
+from sofie.weights import Blob
 
 Rule = Callable[[OnnxOp, Lowering], SSAValue | Sequence[SSAValue]]
 
 _RULES: dict[tuple[str, str], Rule] = {}
 _LIMITS: dict[tuple[str, str], str] = {}
+_FIXED: dict[str, Rule] = {}
 
 
 def lowers(*operators: str, domain: str = "", limits: str = "") -> Callable[[Rule], Rule]:
@@ -52,6 +55,16 @@ def lowers(*operators: str, domain: str = "", limits: str = "") -> Callable[[Rul
         for operator in operators:
             _RULES[domain, operator] = rule
             _LIMITS[domain, operator] = limits
+        return rule
+
+    return register
+
+
+def lowers_fixed(*operators: str) -> Callable[[Rule], Rule]:
+    """Registers the decorated function as the lowering of the operators named where they have fixed-point operands."""
+
+    def register(rule: Rule) -> Rule:
+        _FIXED.update(dict.fromkeys(operators, rule))
         return rule
 
     return register
@@ -75,6 +88,12 @@ def limits() -> dict[tuple[str, str], str]:
     return _LIMITS
 
 
+def fixed_rules() -> dict[str, Rule]:
+    """The lowerings of operators on fixed-point numbers, by operator."""
+    _families()
+    return _FIXED
+
+
 @dataclass(frozen=True)
 class LowerOnnx(ModulePass):
     """Lowers all onnx ops, in order; leaves other ops alone, so it may run again."""
@@ -87,30 +106,25 @@ class LowerOnnx(ModulePass):
 
 
 def _lower_function(function: func.FuncOp) -> None:
-    ops = [op for op in function.walk() if isinstance(op, OnnxOp)]
+    ops = [op for op in function.walk() if isinstance(op, OnnxOp | ConvertOp)]
     types = {
-        op: ([None if v is None else element_of(v) for v in op.inputs], [element_of(r) for r in op.results])
+        op: ([None if v is None else element_of(v) for v in _operands(op)], [element_of(r) for r in op.results])
         for op in ops
     }
     for value in [
         *(a for o in function.walk() for r in o.regions for b in r.blocks for a in b.args),
-        *(r for o in function.walk() if not isinstance(o, OnnxOp) for r in o.results),
+        *(r for o in function.walk() if not isinstance(o, OnnxOp | ConvertOp) for r in o.results),
     ]:
         _drop_sign(value)
     for op in ops:
-        rule = rules().get((op.SCHEMA.domain, op.operator))
-        if rule is None:
-            raise UnsupportedError(
-                f"{blame(op)}: no lowering for this operator yet; `sofie info` lists what is missing"
-            )
         operand_types, result_types = types[op]
         try:
-            lowered = rule(op, Lowering(op, operand_types, result_types))
+            lowered = _lowered(op, operand_types, result_types)
         except SofieError as error:
             raise type(error)(f"{blame(op)}: {error}") from error
         values = [lowered] if isinstance(lowered, SSAValue) else list(lowered)
         for result, value in zip(op.results, values[: len(op.results)], strict=True):
-            expected = tensor_type(signless(element_of(result)), shape_of(result))
+            expected = tensor_type(stored(element_of(result)), shape_of(result))
             if value.type != expected:
                 raise SofieError(
                     f"{blame(op)}: lowered to {value.type} where {expected} was inferred; report this model"
@@ -122,6 +136,29 @@ def _lower_function(function: func.FuncOp) -> None:
         else:
             erase(listed)
     _update_type(function)
+
+
+def _operands(op: OnnxOp | ConvertOp) -> Sequence[SSAValue | None]:
+    return [op.value] if isinstance(op, ConvertOp) else op.inputs
+
+
+def _lowered(
+    op: OnnxOp | ConvertOp, operands: Sequence[Attribute | None], results: Sequence[Attribute]
+) -> SSAValue | Sequence[SSAValue]:
+    """What the rule of an op makes of it."""
+    if isinstance(op, ConvertOp):
+        from sofie.passes.lower_onnx.fixed import lower_convert
+
+        assert operands[0] is not None
+        return lower_convert(op, operands[0], results[0])
+    on_fixed = any(isinstance(element, FixedType) for element in (*operands, *results))
+    rule = fixed_rules().get(op.operator) if on_fixed else rules().get((op.SCHEMA.domain, op.operator))
+    if rule is None and on_fixed:
+        known = ", ".join(sorted(fixed_rules()))
+        raise UnsupportedError(f"it has no meaning on fixed-point numbers, which {known} have; convert around it")
+    if rule is None:
+        raise UnsupportedError("no lowering for this operator yet; `sofie info` lists what is missing")
+    return rule(op, Lowering(op, operands, results))
 
 
 def _lower_extents(op: ExtentsOp) -> None:
@@ -148,8 +185,14 @@ def _lower_extents(op: ExtentsOp) -> None:
 
 
 def _drop_sign(value: SSAValue) -> None:
+    """Gives a value the element type that it has below level 1; a weight of narrow elements becomes its bits."""
     if isinstance(value.type, TensorType):
-        plain: TensorType[Attribute] = tensor_type(signless(element_of(value)), shape_of(value))
+        if isinstance(value.owner, WeightOp) and stored(element_of(value)) != element_of(value):
+            weight, array = value.owner, value.owner.blob.value
+            if array.dtype.kind not in "iu":
+                bits = Blob.of(array.view(numpy_dtype(stored(element_of(value)))))
+                weight.properties["value"] = BlobAttr(bits)
+        plain: TensorType[Attribute] = tensor_type(stored(element_of(value)), shape_of(value))
         if plain != value.type:
             Rewriter.replace_value_with_new_type(value, plain)
 

@@ -22,8 +22,8 @@ from xdsl.ir.affine import AffineExpr, AffineMap
 
 from sofie import extents, sizes, structured
 from sofie.dialects.onnx import OnnxOp
-from sofie.dialects.sofie import ExtentsOp, SizeOp, WeightOp
-from sofie.dialects.types import element_of, is_float, is_unsigned, shape_of, signless
+from sofie.dialects.sofie import ExtentsOp, SizeOp, WeightOp, contents
+from sofie.dialects.types import element_of, is_float, is_unsigned, shape_of, stored
 from sofie.dialects.types import tensor as tensor_type
 from sofie.errors import SofieError, UnsupportedError
 from sofie.passes.lower_onnx.scalars import Scalars, constant_op
@@ -76,7 +76,7 @@ class Lowering:
 
     def known(self, value: SSAValue) -> Array | None:
         """The contents of a constant, or None for a value of the run."""
-        return value.owner.blob.value if isinstance(value.owner, WeightOp) else None
+        return contents(value)
 
     def known_ints(self, index: int) -> list[int] | None:
         """A list of integers (shape, axes, pads, ...) that is known, run-time sizes included; None where it is absent.
@@ -110,7 +110,7 @@ class Lowering:
 
     def result_element(self, index: int = 0) -> Attribute:
         """The signless element type of a result."""
-        return signless(self.result_elements[index])
+        return stored(self.result_elements[index])
 
     def axis(self, name: str, rank: int, default: int | None = None) -> int:
         """An axis attribute counted from the front."""
@@ -152,7 +152,7 @@ class Lowering:
         """A constant tensor; arrays of unsigned integers are stored as they are and typed signless."""
         from sofie.dialects.types import element_from_numpy
 
-        return self.insert(WeightOp.of(name, array, signless(element_from_numpy(array.dtype))))
+        return self.insert(WeightOp.of(name, array, stored(element_from_numpy(array.dtype))))
 
     def empty(self, shape: Sequence[int], element: Attribute) -> SSAValue:
         """A tensor without contents: a destination."""
@@ -259,8 +259,15 @@ class Lowering:
         return self.generic(tensors, [destination], [*maps, structured.identity(rank)], body)[0]
 
     def broadcast_map(self, shape: Sequence[int], target: Sequence[int]) -> AffineMap:
-        """The map that reads a tensor of `shape` in the iteration space of `target`, by numpy's rule."""
+        """The map that reads a tensor of `shape` in the iteration space of `target`, by numpy's rule.
+
+        Raises UnsupportedError where only the run knows whether an extent is 1.
+        """
         lead = len(target) - len(shape)
+        for extent, wanted in zip(shape, target[lead:], strict=True):
+            if isinstance(extent, sizes.Size) and extent != wanted:
+                only = f"the size {extent} is broadcast to {wanted} where it is 1, which only the run knows"
+                raise UnsupportedError(f"{only}; {extent.remedy()}")
         return structured.dims_map(
             len(target),
             [lead + a if extent == target[lead + a] else None for a, extent in enumerate(shape)],
@@ -310,8 +317,16 @@ class Lowering:
     def contract(
         self, a: SSAValue, b: SSAValue, start: SSAValue, maps: Sequence[AffineMap], reduce: Sequence[int]
     ) -> SSAValue:
-        """start + sum of a * b over the loops `reduce`; the maps are those of a, b and the result."""
-        return self.generic([a, b], [start], maps, lambda s, args: [s.add(args[2], s.mul(args[0], args[1]))], reduce)[0]
+        """start + sum of a * b over the loops `reduce`; the maps are those of a, b and the result.
+
+        Bytes, a without and b with a sign, are summed as the type of `start` says.
+        """
+
+        def fn(s: Scalars, args: tuple[BlockArgument, ...]) -> Sequence[SSAValue]:
+            left = s.cast(args[0], args[2].type, unsigned_source=True)
+            return [s.add(args[2], s.mul(left, s.cast(args[1], args[2].type, unsigned_source=False)))]
+
+        return self.generic([a, b], [start], maps, fn, reduce)[0]
 
     # -- movement ------------------------------------------------------------------------------------------------
 

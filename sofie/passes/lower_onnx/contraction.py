@@ -46,10 +46,10 @@ def matmul(op: OnnxOp, build: Lowering) -> SSAValue:
     return build.reshape(product(build, build.operand(0), build.operand(1)), build.result_shape())
 
 
-def product(build: Lowering, a: SSAValue, b: SSAValue) -> SSAValue:
+def product(build: Lowering, a: SSAValue, b: SSAValue, element: Attribute | None = None) -> SSAValue:
     """The matrix product of (.., M, K) and (.., K, N), batches broadcast; a vector is a row on the left, else a column.
 
-    The result has shape (.., M, N): extents of vectors stay as 1.
+    The result has shape (.., M, N): extents of vectors stay as 1. Bytes are summed as `element`.
     """
     if len(shape_of(a)) == 1:
         a = build.reshape(a, [1, *shape_of(a)])
@@ -70,7 +70,7 @@ def product(build: Lowering, a: SSAValue, b: SSAValue) -> SSAValue:
         structured.dims_map(loops, dims(batch_b, [inner, column])),
         structured.dims_map(loops, [*range(rank), row, column]),
     ]
-    start = build.fill(0, [*batch, m, n], element_of(a))
+    start = build.fill(0, [*batch, m, n], element or element_of(a))
     return start if k == 0 else build.contract(a, b, start, maps, [inner])
 
 
@@ -80,13 +80,19 @@ def conv(op: OnnxOp, build: Lowering) -> SSAValue:
     return convolve(op, build, build.operand(0), build.operand(1), build.optional(2))
 
 
-def convolve(op: OnnxOp, build: Lowering, x: SSAValue, w: SSAValue, bias: SSAValue | None) -> SSAValue:
-    """The convolution of x (N, C, d..) with w (M, C / group, k..) by the attributes of Conv, padded with zeros."""
+def convolve(
+    op: OnnxOp, build: Lowering, x: SSAValue, w: SSAValue, bias: SSAValue | None, value: int = 0, more: int = 0
+) -> SSAValue:
+    """The convolution of x (N, C, d..) with w (M, (C + more) / group, k..) by the attributes of Conv.
+
+    It is padded with `value`, and with `more` channels of it. Bytes are summed as the bias says.
+    """
     batch, channels, *inputs = shape_of(x)
     windows = windows_of(op, inputs, shape_of(w)[2:])
     groups = op.integer("group")
     after = [max(extra, 0) for extra in windows.overhang(inputs)]
-    padded = build.pad(x, [0, 0, *windows.before], [0, 0, *after], 0)
+    padded = build.pad(x, [0, 0, *windows.before], [0, more, *after], value)
+    channels += more
     result = _convolution(build, padded, w, bias, windows, batch, channels, groups)
     return build.reshape(result, build.result_shape())
 

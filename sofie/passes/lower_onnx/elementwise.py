@@ -14,6 +14,7 @@ from sofie.dialects.onnx import OnnxOp
 from sofie.dialects.types import element_of, is_float, is_unsigned, shape_of
 from sofie.passes.lower_onnx import lowers
 from sofie.passes.lower_onnx.builder import Lowering
+from sofie.passes.lower_onnx.narrow import convert
 from sofie.passes.lower_onnx.scalars import Scalars
 
 Unary = Callable[[Scalars, SSAValue], SSAValue]
@@ -298,9 +299,16 @@ def clip(op: OnnxOp, build: Lowering) -> SSAValue:
 
 @lowers("Cast", "CastLike")
 def cast(op: OnnxOp, build: Lowering) -> SSAValue:
-    """Another element type: floats truncate towards zero, integers wrap, bool is x != 0 (Cast 25, CastLike 25)."""
-    kind, unsigned = build.result_element(), is_unsigned(build.result_elements[0])
-    return build.elementwise(lambda s, x: s.cast(x, kind, unsigned), build.operand(0), element=kind)
+    """Another element type: floats truncate towards zero or round to narrower ones, integers wrap, bool is x != 0
+    (Cast 25, CastLike 25)."""
+    source, target = build.operand_elements[0], build.result_elements[0]
+    assert source is not None
+    saturate, mode = op.integer("saturate", 1) != 0, op.string("round_mode", "up")
+
+    def fn(s: Scalars, x: SSAValue) -> SSAValue:
+        return convert(s, x, source, target, saturate, mode)
+
+    return build.elementwise(fn, build.operand(0), element=build.result_element())
 
 
 @lowers("BitCast")

@@ -11,7 +11,7 @@ from xdsl.ir import BlockArgument, SSAValue
 
 from sofie import structured
 from sofie.dialects.onnx import OnnxOp
-from sofie.dialects.types import element_of, shape_of
+from sofie.dialects.types import element_of, numpy_dtype, shape_of
 from sofie.passes.lower_onnx import lowers
 from sofie.passes.lower_onnx.builder import Fn, Lowering
 from sofie.passes.lower_onnx.scalars import Scalars
@@ -130,5 +130,6 @@ def _running_along(op: OnnxOp, build: Lowering, axis: int, neutral: int, fn: Fn)
 @lowers("ConstantOfShape", limits="shape known when compiling")
 def constant_of_shape(op: OnnxOp, build: Lowering) -> SSAValue:
     """One value everywhere, a float 0 by default (ConstantOfShape 25); small ones were folded before."""
-    value = op.tensor("value")
-    return build.fill(0 if value is None else value.reshape(-1)[0].item(), build.result_shape(), build.result_element())
+    value, kind = op.tensor("value"), build.result_element()
+    number = 0 if value is None else value.reshape(-1)[:1].view(numpy_dtype(kind))[0].item()
+    return build.fill(number, build.result_shape(), kind)

@@ -37,8 +37,7 @@ def _maps(windows: Windows) -> tuple[list[AffineMap], list[int]]:
     ], list(kernel)
 
 
-def _padded(op: OnnxOp, build: Lowering, value: float | int) -> tuple[SSAValue, Windows]:
-    x = build.operand(0)
+def _padded(op: OnnxOp, build: Lowering, x: SSAValue, value: float | int) -> tuple[SSAValue, Windows]:
     inputs = shape_of(x)[2:]
     windows = windows_of(op, inputs, op.ints("kernel_shape") or inputs)
     after = [max(extra, 0) for extra in windows.overhang(inputs)]
@@ -49,7 +48,7 @@ def _padded(op: OnnxOp, build: Lowering, value: float | int) -> tuple[SSAValue, 
 def max_pool(op: OnnxOp, build: Lowering) -> SSAValue | Sequence[SSAValue]:
     """The largest element of each window, and where asked its index in the flat input (MaxPool 22)."""
     kind = element_of(build.operand(0))
-    padded, windows = _padded(op, build, lowest(kind, build.unsigned))
+    padded, windows = _padded(op, build, build.operand(0), lowest(kind, build.unsigned))
     maps, kernel = _maps(windows)
     shape = build.result_shape()
     window = build.empty(windows.kernel, kind)
@@ -100,20 +99,26 @@ def _flat_index(s: Scalars, windows: Windows, inputs: Sequence[int], column_majo
 @lowers("AveragePool")
 def average_pool(op: OnnxOp, build: Lowering) -> SSAValue:
     """The mean of each window; padding counts if asked, the overhang of ceil_mode never (AveragePool 22)."""
-    padded, windows = _padded(op, build, 0)
-    kind = element_of(padded)
-    maps, kernel = _maps(windows)
-    start = build.fill(0, build.result_shape(), kind)
-    window = build.empty(windows.kernel, kind)
-    total = build.generic([padded, window], [start], maps, lambda s, args: [s.add(args[2], args[0])], kernel)[0]
-    counts = _counts(windows, shape_of(build.operand(0))[2:], op.integer("count_include_pad") == 1)
+    x = build.operand(0)
+    kind = element_of(x)
+    total, windows = window_sums(op, build, x)
+    counts = window_counts(windows, shape_of(x)[2:], op.integer("count_include_pad") == 1)
     if counts.min() == counts.max():
         counts = counts.reshape(-1)[:1]
     divisor = build.weight("window counts", counts.astype(numpy_dtype(kind)))
     return build.elementwise(lambda s, x, n: s.div(x, n), total, divisor)
 
 
-def _counts(
+def window_sums(op: OnnxOp, build: Lowering, x: SSAValue) -> tuple[SSAValue, Windows]:
+    """The sum of each window of x, padded with zeros."""
+    padded, windows = _padded(op, build, x, 0)
+    maps, kernel = _maps(windows)
+    start, window = build.fill(0, build.result_shape(), element_of(x)), build.empty(windows.kernel, element_of(x))
+    total = build.generic([padded, window], [start], maps, lambda s, args: [s.add(args[2], args[0])], kernel)[0]
+    return total, windows
+
+
+def window_counts(
     windows: Windows, inputs: Sequence[int], include_pad: bool
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
     """How many elements each window averages, shape (o1, ..)."""
@@ -160,7 +165,7 @@ def global_lp_pool(op: OnnxOp, build: Lowering) -> SSAValue:
 @lowers("LpPool")
 def lp_pool(op: OnnxOp, build: Lowering) -> SSAValue:
     """The p-norm of each window; padding counts as zero (LpPool 22)."""
-    padded, windows = _padded(op, build, 0)
+    padded, windows = _padded(op, build, build.operand(0), 0)
     kind, p = element_of(padded), op.integer("p")
     maps, kernel = _maps(windows)
     start, window = build.fill(0, build.result_shape(), kind), build.empty(windows.kernel, kind)

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from typing import cast
 
 from xdsl.dialects import arith, math, scf
-from xdsl.dialects.builtin import AnyFloat, FloatAttr, IndexType, IntegerAttr, IntegerType, i1, i64
+from xdsl.dialects.builtin import AnyFloat, FloatAttr, IndexType, IntegerAttr, IntegerType, UnitAttr, i1, i64
 from xdsl.dialects.linalg import ops as linalg
 from xdsl.dialects.utils import FastMathFlag
 from xdsl.ir import Attribute, Block, Operation, SSAValue
 
+from sofie.dialects.scalars import ROUNDED
 from sofie.dialects.types import bytes_of, is_float
 
 Binary = Callable[[SSAValue, SSAValue], Operation]
@@ -23,6 +24,8 @@ _FLOAT: dict[str, Binary] = {
     "div": arith.DivfOp,
     "max": arith.MaximumfOp,
     "min": arith.MinimumfOp,
+    "maxnum": arith.MaxnumfOp,
+    "minnum": arith.MinnumfOp,
     "pow": math.PowFOp,
     "copysign": math.CopySignOp,
 }
@@ -130,6 +133,12 @@ class Scalars:
         """a * b, integers wrap."""
         return self._binary("mul", a, b)
 
+    def rounded_product(self, a: SSAValue, b: SSAValue) -> SSAValue:
+        """a * b of floats, rounded before anything is added to it, also where the CPU can do both at once."""
+        product = arith.MulfOp(a, b)
+        product.attributes[ROUNDED] = UnitAttr()
+        return self.insert(product)
+
     def div(self, a: SSAValue, b: SSAValue) -> SSAValue:
         """a / b, integers towards zero."""
         return self._binary("div", a, b)
@@ -143,7 +152,10 @@ class Scalars:
         return self._binary("min", a, b)
 
     def binary(self, name: str, a: SSAValue, b: SSAValue) -> SSAValue:
-        """`pow|copysign` of floats; `rem|and|or|xor|shl|shr` of integers: rem has a's sign, shr knows the sign."""
+        """`pow|copysign` of floats, `maxnum|minnum` of them: the other one where one is NaN.
+
+        `rem|and|or|xor|shl|shr` of integers: rem has a's sign, shr knows the sign.
+        """
         return self._binary(name, a, b)
 
     def unary(self, name: str, x: SSAValue) -> SSAValue:

@@ -46,6 +46,18 @@ def _least_divisor(n: int) -> int:
     return next((a for a in range(2, math.isqrt(n) + 1) if n % a == 0), n)
 
 
+def _waves(turns: npt.NDArray[np.int64], n: int) -> tuple[Reals, Reals]:
+    """cos and sin of 2 pi turns / n, exact at quarter turns and equal, but for the sign, where symmetry says so."""
+    quarter, rest = np.divmod(4 * turns, n)
+    near, far = np.pi / 2 * rest / n, np.pi / 2 * (n - rest) / n  # to the axis behind and to the one ahead
+    cosine = np.where(2 * rest <= n, np.cos(near), np.sin(far))
+    sine = np.where(2 * rest < n, np.sin(near), np.cos(far))
+    return (
+        np.choose(quarter, [cosine, -sine, -cosine, sine]),
+        np.choose(quarter, [sine, cosine, -sine, -cosine]),
+    )
+
+
 def transform(build: Lowering, planes: Planes, sign: int, keep: int) -> Planes:
     """The first `keep` sums over t of planes[:, t, :] * exp(sign * 2 pi i k t / n), or some more; both parts."""
     before, n, after = shape_of(planes[0])
@@ -53,9 +65,8 @@ def transform(build: Lowering, planes: Planes, sign: int, keep: int) -> Planes:
     b = n // a
     rows = keep if b == 1 else a
     t, k, rest = np.arange(a)[:, None, None], np.arange(rows)[None, :, None], np.arange(b)[None, None, :]
-    turns = (k * (t * b + rest)) % n  # exp of whole turns is 1, exactly
-    angle = sign * 2 * np.pi * turns / n
-    tables = [build.weight("twiddles", fn(angle)) for fn in (np.cos, np.sin)]
+    cosines, sines = _waves((sign * k * (t * b + rest)) % n, n)
+    tables = [build.weight("twiddles", table) for table in (cosines, sines)]
     columns = [build.reshape(p, [before, a, b, after]) for p in planes]
     maps = [structured.dims_map(5, dims) for dims in ([0, 4, 2, 3], [4, 1, 2], [0, 1, 2, 3])]
     starts = [build.fill(0, [before, rows, b, after], f64) for _ in range(2)]

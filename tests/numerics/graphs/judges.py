@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import onnx
@@ -206,6 +207,36 @@ def _q_linear(join: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callable[
     return judge
 
 
+def _q_unary(function: Callable[..., np.ndarray]) -> Callable[..., np.ndarray]:
+    def judge(*operands: np.ndarray, **how: Any) -> np.ndarray:
+        """The operand and the result are followed by their scale and zero point."""
+        x, x_scale, x_zero, y_scale, y_zero = operands
+        real = (x.astype(np.float64) - x_zero) * float(x_scale)
+        return _requantized(function(real, **how), 1 / float(y_scale), y_zero)
+
+    return judge
+
+
+def _softmax(x: np.ndarray, axis: int, opset: int) -> np.ndarray:
+    grown = np.exp(x - x.max(axis=axis, keepdims=True))
+    return np.asarray(grown / grown.sum(axis=axis, keepdims=True))
+
+
+def _average_pool(x: np.ndarray, kernel_shape: list[int]) -> np.ndarray:
+    windows = np.lib.stride_tricks.sliding_window_view(x, kernel_shape, axis=(2, 3))
+    return np.asarray(windows.mean(axis=(-2, -1)))
+
+
+def matmul_n_bits(
+    a: np.ndarray, packed: np.ndarray, scales: np.ndarray, *, K: int, N: int, bits: int, block_size: int
+) -> np.ndarray:
+    """The weights are (N, K) with zero points in the middle of the range; the lower half of a byte comes first."""
+    halves = [packed] if bits == 8 else [packed & 15, packed >> 4]
+    numbers = np.stack(halves, -1).reshape(N, -1, block_size).astype(a.dtype) - 2 ** (bits - 1)
+    real = (numbers * scales.reshape(N, -1, 1)).reshape(N, -1)[:, :K]
+    return np.asarray(a @ real.T)
+
+
 def dynamic_quantize_matmul(
     a: np.ndarray, b: np.ndarray, b_scale: np.ndarray, b_zero: np.ndarray, bias: np.ndarray
 ) -> np.ndarray:
@@ -315,7 +346,13 @@ OWN: dict[tuple[str, str], Callable[..., np.ndarray | tuple[np.ndarray, ...]]] =
     ("com.microsoft", "MatMulIntegerToFloat"): matmul_integer_to_float,
     ("com.microsoft", "QGemm"): q_gemm,
     ("com.microsoft", "QLinearAdd"): _q_linear(np.add),
+    ("com.microsoft", "MatMulNBits"): matmul_n_bits,
+    ("com.microsoft", "QLinearAveragePool"): _q_unary(_average_pool),
+    ("com.microsoft", "QLinearGlobalAveragePool"): _q_unary(lambda x: x.mean(axis=(2, 3), keepdims=True)),
+    ("com.microsoft", "QLinearLeakyRelu"): _q_unary(lambda x, alpha: np.where(x < 0, alpha * x, x)),
     ("com.microsoft", "QLinearMul"): _q_linear(np.multiply),
+    ("com.microsoft", "QLinearSigmoid"): _q_unary(lambda x: 1 / (1 + np.exp(-x))),
+    ("com.microsoft", "QLinearSoftmax"): _q_unary(_softmax),
     ("", "GlobalLpPool"): global_lp_pool,
     ("", "LRN"): lrn,
     ("", "MaxRoiPool"): max_roi_pool,

@@ -280,6 +280,33 @@ def q_linear(g: Graph) -> None:
         g.node(operator, [*first, *second, *last], domain=MICROSOFT)
 
 
+@draws("QLinearLeakyRelu", "QLinearSigmoid", "QLinearSoftmax", domain=MICROSOFT)
+def q_linear_activation(g: Graph) -> None:
+    kind, extents = g.one_of("uint8", "int8"), (g.integer(1, 3), g.integer(1, 6))
+    first = [integers(g, kind, *extents), scale(g), zero(g, kind)]
+    last = [g.constant(np.float32(1 / 64)), zero(g, kind)]
+    g.node("QLinearLeakyRelu", [*first, *last], domain=MICROSOFT, alpha=g.one_of(0.25, 0.5))
+    g.node("QLinearSigmoid", [*first, *last], domain=MICROSOFT)
+    g.node("QLinearSoftmax", [*first, *last], domain=MICROSOFT, axis=-1, opset=13)
+
+
+@draws("QLinearAveragePool", "QLinearGlobalAveragePool", domain=MICROSOFT)
+def q_linear_pool(g: Graph) -> None:
+    kind, extents = g.one_of("uint8", "int8"), (1, g.integer(1, 3), g.integer(2, 5), g.integer(2, 5))
+    operands = [integers(g, kind, *extents), scale(g), zero(g, kind), g.constant(np.float32(1 / 8)), zero(g, kind)]
+    g.node("QLinearAveragePool", operands, domain=MICROSOFT, kernel_shape=[g.integer(1, 2), g.integer(1, 2)])
+    g.node("QLinearGlobalAveragePool", operands, domain=MICROSOFT)
+
+
+@draws("MatMulNBits", domain=MICROSOFT)
+def matmul_n_bits(g: Graph) -> None:
+    bits, terms, columns = g.one_of(4, 8), g.integer(1, 40), g.integer(1, 6)
+    blocks = -(-terms // 16)
+    operands = [g.operand(g.integer(1, 3), terms), integers(g, "uint8", columns, blocks, 2 * bits)]
+    operands.append(g.given(g.rng.uniform(0.01, 0.1, columns * blocks).astype(np.float32)))
+    g.node("MatMulNBits", operands, domain=MICROSOFT, K=terms, N=columns, bits=bits, block_size=16)
+
+
 def integer_matrices(g: Graph) -> tuple[list[str], list[str], int]:
     """Two matrices that fit, each with its scale and zero point, and how wide their product is."""
     m, k, n = (g.integer(1, 6) for _ in range(3))

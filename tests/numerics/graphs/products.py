@@ -127,7 +127,10 @@ def pool(operator: str) -> Row:
         extents = g.shape(x)[2:]
         how: dict[str, object] = dict(window(g, extents))
         roomy = min(extents) >= 4  # onnx.reference drops windows of small or unevenly padded inputs
-        how["pads"] = [g.integer(0, k - 1) if roomy else 0 for k in how["kernel_shape"]] * 2
+        pads = [g.integer(0, k - 1) if roomy else 0 for k in how["kernel_shape"]]
+        if operator == "MaxPool" and {*how["strides"], *how["dilations"]} == {1}:
+            pads = [min(pads)] * len(pads)  # else onnx.reference takes an end of one axis for the start of another
+        how["pads"] = pads * 2
         if operator == "AveragePool":
             how["count_include_pad"] = int(g.flag())
         if operator == "LpPool":

@@ -95,3 +95,31 @@ def q_linear_conv(g: Graph) -> None:
     first = [integers(g, kind, *x), scale(g), zero(g, kind)]
     second = [integers(g, other, *w), scale(g), zero(g, other)]
     g.node("QLinearConv", [*first, *second, g.constant(np.float32(16)), zero(g, kind)], **how)
+
+
+QONNX = "qonnx.custom_op.general"
+ROUNDINGS = ("ROUND", "CEIL", "FLOOR", "UP", "DOWN", "HALF_UP", "HALF_DOWN")
+
+
+def number(g: Graph, value: int) -> str:
+    return g.constant(np.float32(value))
+
+
+@draws("Quant", domain=QONNX)
+def quant(g: Graph) -> None:
+    x = g.value("float32", rank=(1, 4), exact=True)
+    how = {"signed": g.integer(0, 1), "narrow": g.integer(0, 1), "rounding_mode": g.one_of(*ROUNDINGS)}
+    operands = [x, scale(g), number(g, g.integer(0, 3)), number(g, g.integer(2, 9))]
+    g.node("Quant", operands, domain=QONNX, kind="float32", **how)
+
+
+@draws("BipolarQuant", domain=QONNX)
+def bipolar_quant(g: Graph) -> None:
+    g.node("BipolarQuant", [g.value("float32", rank=(1, 4), exact=True), scale(g)], domain=QONNX, kind="float32")
+
+
+@draws("Trunc", domain=QONNX)
+def trunc(g: Graph) -> None:
+    x = g.value("float32", rank=(1, 4), exact=True)
+    operands = [x, scale(g), number(g, 0), number(g, 8), number(g, g.integer(4, 8))]
+    g.node("Trunc", operands, domain=QONNX, kind="float32", rounding_mode=g.one_of(*ROUNDINGS))

@@ -1,0 +1,199 @@
+"""join-bytes: sums of products of bytes take four terms at a time, wherever these lie (level 4).
+
+    %s = scf.for %k = 0 to 64 { %a + extui(%x[%m, %k]) * extsi(%w[%k, %n]) }
+    ->
+    %s = scf.for %k = 0 to 16 { %a + sofie.dot(0, sofie.load_word %x[%m, 4 %k], sofie.load_word %w'[%n, 4 %k]) }
+
+Each thread of a GPU then has dot products (`map-rows`, `map-gpu`), and a block the tensor cores' (`map-tiles`). One
+loop of the sum is split and goes innermost: the longest that leaves no byte of a word idle, or the one that leaves the
+fewest. A word is loaded where its bytes lie side by side, else made of four; weights that nobody else reads are laid
+out so, with zeros behind the last term. Declines loops of less than three terms, whose words would be half empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from xdsl.context import Context
+from xdsl.dialects import arith, func, memref, scf
+from xdsl.dialects.builtin import IntegerAttr, MemRefType, ModuleOp, NoneAttr, i8, i32
+from xdsl.ir import BlockArgument, SSAValue
+from xdsl.passes import ModulePass
+
+from sofie import affine
+from sofie.body import Body, Numbers
+from sofie.contraction import added, made_by, sum_of
+from sofie.dialects.scalars import WORD, DotOp, JoinOp, LoadWordOp
+from sofie.dialects.types import strides_of
+from sofie.kernel_weights import calls_of, lay_out, own_weights
+from sofie.launches import kernels_of
+from sofie.rewrite import erase
+from sofie.weights import Array
+
+FEWEST = 3
+"""Terms that are worth a word."""
+
+
+@dataclass(frozen=True)
+class JoinBytes(ModulePass):
+    """Rewrites the sums of all kernels."""
+
+    name: ClassVar[str] = "join-bytes"
+
+    def apply(self, ctx: Context, op: ModuleOp) -> None:
+        calls = calls_of(op)
+        for kernel in kernels_of(op):
+            done: set[scf.ForOp] = set()
+            for loop in [o for o in kernel.walk() if isinstance(o, scf.ForOp)]:
+                found = None if loop in done else _Sum.of(loop)
+                if found is not None:
+                    done.update(found.loops)
+                    found.join(kernel, calls.get(kernel.sym_name.data, []))
+
+
+@dataclass(frozen=True)
+class _Sum:
+    """A sum of products of bytes. split: which of its loops is. x, w: the bytes, those of w having a sign."""
+
+    loops: Sequence[scf.ForOp]
+    split: scf.ForOp
+    x: SSAValue
+    w: SSAValue
+
+    @staticmethod
+    def of(outer: scf.ForOp) -> _Sum | None:
+        """The sum whose outermost loop is given; None where it is none of bytes, or has too few terms."""
+        if len(outer.iter_args) != 1 or outer.results[0].type != i32:
+            return None
+        loops, parts = sum_of(outer)
+        product = added(loops[-1]) if loops and not parts else None
+        if not isinstance(product, arith.MuliOp):
+            return None
+        sides = {type(v.owner): v.owner for v in product.operands}
+        x, w = sides.get(arith.ExtUIOp), sides.get(arith.ExtSIOp)
+        if not isinstance(x, arith.ExtUIOp) or not isinstance(w, arith.ExtSIOp):
+            return None
+        if not x.input.type == w.input.type == i8:
+            return None
+        lengths = {loop: affine.constant(loop.ub) or 0 for loop in loops}
+        split = min(loops, key=lambda loop: (_idle(lengths[loop]), -lengths[loop]))
+        return _Sum(loops, split, x.input, w.input) if lengths[split] >= FEWEST else None
+
+    @property
+    def length(self) -> int:
+        """The terms of the loop that is split."""
+        length = affine.constant(self.split.ub)
+        assert length is not None
+        return length
+
+    def join(self, kernel: func.FuncOp, calls: Sequence[func.CallOp]) -> None:
+        """Puts the sum of words in the place of the sum."""
+        outer, block = self.loops[0], self.loops[0].parent_block()
+        assert block is not None
+        argument = self._given
+        weights = [] if argument is None else own_weights(argument, calls)
+        if argument is not None and weights:
+            lay_out(kernel, argument, weights, self._turned)
+        others = [loop for loop in self.loops if loop is not self.split]
+        name = outer.results[0].name_hint
+        values: dict[SSAValue, SSAValue] = {}
+
+        def term(here: Body, word: SSAValue, carried: list[SSAValue]) -> list[SSAValue]:
+            carried[0].name_hint = name
+            x = self._word(here, self.x, values, word)
+            w = self._word(here, self.w, values, word) if not weights else self._laid_out(here, values, word)
+            zero = here.add(arith.ConstantOp(IntegerAttr(0, i32)))
+            return [here.add(arith.AddiOp(carried[0], here.add(DotOp(zero, x, w))))]
+
+        def nest(here: Body, depth: int, start: list[SSAValue]) -> list[SSAValue]:
+            if depth == len(others):
+                variable = self.split.body.block.args[0]
+                return here.loop(0, -(-self.length // WORD), 1, term, start, variable.name_hint or "k")
+            loop = others[depth]
+            variable = loop.body.block.args[0]
+
+            def inside(there: Body, place: SSAValue, carried: list[SSAValue]) -> list[SSAValue]:
+                values[variable] = place
+                carried[0].name_hint = name
+                return nest(there, depth + 1, carried)
+
+            length = affine.constant(loop.ub)
+            return here.loop(0, loop.ub if length is None else length, 1, inside, start, variable.name_hint or "k")
+
+        numbers = Numbers(kernel.body.block)  # where passes after this one look for the bounds of loops
+        (total,) = nest(Body(block, outer, outer, numbers), 0, list(outer.iter_args))
+        total.name_hint = name
+        outer.results[0].replace_all_uses_with(total)
+        erase(outer)
+
+    def _word(self, body: Body, value: SSAValue, values: dict[SSAValue, SSAValue], word: SSAValue) -> SSAValue:
+        """Four of the bytes that a value is in turn."""
+        variable, load = self.split.body.block.args[0], value.owner
+        ops = made_by(value, self.loops[0])
+        first = body.times(word, WORD)
+        if isinstance(load, memref.LoadOp) and self.length % WORD == 0:
+            near = affine.step(load.memref, list(load.indices), strides_of(load.memref), variable)
+            if near == 1:
+                inner = {**values, variable: first}
+                body.clone([op for op in ops if op is not load], inner)
+                return body.add(LoadWordOp(load.memref, [inner.get(v, v) for v in load.indices]))
+        zero = body.add(arith.ConstantOp(IntegerAttr(0, i8)))
+
+        def byte(k: int) -> SSAValue:
+            if self.length < WORD and k >= self.length:
+                return zero
+            place = body.plus(first, k)
+
+            def one(here: Body) -> list[SSAValue]:
+                inner = {**values, variable: place}
+                here.clone(ops, inner)
+                return [inner[value]]
+
+            beyond = self.length > WORD and self.length % WORD and k >= self.length % WORD
+            return body.choose(body.less(place, self.length) if beyond else None, one, [zero])[0]
+
+        return body.add(JoinOp([byte(k) for k in range(WORD)]))
+
+    def _laid_out(self, body: Body, values: dict[SSAValue, SSAValue], word: SSAValue) -> SSAValue:
+        """A word of weights that are laid out for it."""
+        load = self.w.owner
+        assert isinstance(load, memref.LoadOp)
+        inner = {**values, self.split.body.block.args[0]: body.times(word, WORD)}
+        body.clone([op for op in made_by(self.w, self.loops[0]) if op is not load], inner)
+        indices = [inner.get(v, v) for v in load.indices]
+        indices.append(indices.pop(self._axis))
+        return body.add(LoadWordOp(load.memref, indices))
+
+    @property
+    def _axis(self) -> int:
+        """Which index of the weights the loop is."""
+        load = self.w.owner
+        assert isinstance(load, memref.LoadOp)
+        return list(load.indices).index(self.split.body.block.args[0])
+
+    @property
+    def _given(self) -> BlockArgument | None:
+        """The argument that w is read from, here alone, where one index is the loop, from end to end."""
+        load, variable = self.w.owner, self.split.body.block.args[0]
+        if not isinstance(load, memref.LoadOp) or not isinstance(load.memref, BlockArgument):
+            return None
+        kind = load.memref.type
+        assert isinstance(kind, MemRefType)
+        steps = [affine.coefficient(v, variable) for v in load.indices]
+        alone = [use.operation for use in load.memref.uses] == [load] and sum(step != 0 for step in steps) == 1
+        if not alone or not isinstance(kind.layout, NoneAttr) or variable not in load.indices:
+            return None
+        return load.memref if kind.get_shape()[self._axis] == self.length else None
+
+    def _turned(self, array: Array) -> Array:
+        """Weights whose axis comes last, filled up with zeros."""
+        turned = np.moveaxis(array, self._axis, -1)
+        return np.pad(turned, [(0, 0)] * (turned.ndim - 1) + [(0, -turned.shape[-1] % WORD)])
+
+
+def _idle(length: int) -> float:
+    """What part of its words a loop would leave empty; of none, all."""
+    return 1 - length / (-(-length // WORD) * WORD) if length else 1

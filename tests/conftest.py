@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from sofie import jit
 from sofie.errors import SofieError
+from tests.draws import WORD
+
+settings.register_profile("same", derandomize=True)
+if not WORD:
+    settings.load_profile("same")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -60,7 +60,7 @@ def beginning(schedules: Mapping[tuple[object, str], int]) -> Iterator[None]:
 def test_a_graph_on_a_gpu_agrees_with_the_reference(group: str, count: int) -> None:
     """A schedule, or a pass that others behind it rely on, that is wrong in some order of threads."""
 
-    @examples(count, shrink=False)
+    @examples(count, group, shrink=False)
     @given(models(first=GROUPS[group], most=4), LEFT_OUT, CYCLES, SCHEDULES, st.integers(1, 2**31))
     def agrees(
         drawn: Drawn,

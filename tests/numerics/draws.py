@@ -1,6 +1,6 @@
 """Counts how often the standard run draws each operator, and writes docs/draws.md: `python -m tests.numerics.draws`.
 
-Nothing is compiled. The numbers are those of hypothesis without a random seed, as many graphs as the tests draw.
+Nothing is compiled. As many graphs are drawn as by the tests, and for the same operators.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 
 from sofie.dialects.onnx import op_classes
 from sofie.support import BODY, LOWERING, spelled, support
+from tests.draws import drawn_for
 from tests.numerics.graphs import EXCUSED, OPERATORS, Drawn, Key, models
 from tests.numerics.test_random_graphs import COMPILED, INTERPRETED, PAIRS
 
@@ -38,18 +39,18 @@ def counts() -> Counter[Key]:
     """The nodes of all graphs that the standard run would draw."""
     found: Counter[Key] = Counter()
     for pair in PAIRS:
-        _count(found, pair, COMPILED)
+        _count(found, f"{pair}", pair, COMPILED)
     for operator in OPERATORS:
-        _count(found, [operator], INTERPRETED)
+        _count(found, f"{operator}", [operator], INTERPRETED)
     return found
 
 
-def _count(found: Counter[Key], first: Sequence[Key], examples: int) -> None:
+def _count(found: Counter[Key], what: str, first: Sequence[Key], examples: int) -> None:
+    @drawn_for(what)
     @settings(
         max_examples=examples,
         deadline=None,
         database=None,
-        derandomize=True,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )

@@ -1,13 +1,12 @@
 """The random graphs find a wrong lowering: of operators chosen at random, each is broken on purpose and must be seen.
 
 Rows and comparison are those of `test_random_graphs.py`, and as many examples as four runs draw of each operator. The
-choice changes with the registry and every week; a test's name says which operator and which fault. All of them:
-`SOFIE_MUTATIONS=all pytest tests/numerics/test_mutations.py`.
+choice changes with the registry and the word of `SOFIE_DRAWS`; a test's name says which operator and which fault. All
+of them: `SOFIE_MUTATIONS=all pytest tests/numerics/test_mutations.py`.
 """
 
 from __future__ import annotations
 
-import datetime
 import os
 import random
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from sofie.passes.lower_onnx.builder import Lowering
 from sofie.passes.lower_onnx.scalars import Scalars
 from sofie.sizes import Size
 from sofie.support import spelled
+from tests.draws import WORD
 from tests.numerics.graphs import OPERATORS, Drawn, Key, models
 from tests.numerics.test_random_graphs import EXAMPLES, at_level, check
 
@@ -38,8 +38,7 @@ def chosen() -> list[tuple[Key, str]]:
     candidates = [key for key in OPERATORS if key in lower_onnx.rules()]
     if os.environ.get("SOFIE_MUTATIONS") == "all":
         return [(key, fault) for key in candidates for fault in FAULTS]
-    year, week, _ = datetime.date.today().isocalendar()
-    generator = random.Random(f"{candidates} {year} {week}")
+    generator = random.Random(f"{candidates} {WORD}")
     return [(key, generator.choice(FAULTS)) for key in generator.sample(candidates, COUNT)]
 
 

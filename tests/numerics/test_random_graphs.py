@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,18 +15,19 @@ from sofie.compiler import Options, compile_model
 from sofie.frontends.onnx import load
 from sofie.support import spelled
 from sofie.target import native
+from tests.draws import drawn_for
 from tests.numerics.graphs import OPERATORS, Drawn, Key, models
 from tests.numerics.graphs.judges import OWN
 from tests.numerics.levels import LEVELS
 
 
-def examples(count: int, shrink: bool = True) -> settings:
-    """Settings for slow examples; shrinking stops at the first bug.
+def examples(count: int, what: str = "", shrink: bool = True) -> Callable[[Any], Any]:
+    """Settings for slow examples, drawn for `what`; shrinking stops at the first bug.
 
     Graphs are not worth shrinking where each is compiled: hypothesis would spend minutes on the seed of their numbers.
     """
     phases = [phase for phase in Phase if shrink or phase not in (Phase.shrink, Phase.explain)]
-    return settings(
+    slow = settings(
         max_examples=count,
         phases=phases,
         deadline=None,
@@ -33,6 +35,7 @@ def examples(count: int, shrink: bool = True) -> settings:
         print_blob=True,
         report_multiple_bugs=False,
     )
+    return lambda test: drawn_for(what)(slow(test))
 
 
 def check(drawn: Drawn, results: Sequence[np.ndarray], what: str) -> None:
@@ -75,7 +78,7 @@ PAIRS = [OPERATORS[k : k + 2] for k in range(0, len(OPERATORS), 2)]
 def test_compiled_graph_agrees_with_the_reference(operators: Sequence[Key]) -> None:
     """A wrong lowering, fusion, destination, loop or printed expression."""
 
-    @examples(COMPILED, shrink=False)
+    @examples(COMPILED, f"{operators}", shrink=False)
     @given(models(first=operators, most=4), LEFT_OUT, CPUS, st.integers(0, 3))
     def agrees(drawn: Drawn, without: list[str], cpu: str, tile: int) -> None:
         passes = f"fuse,lower{{tile={tile}}}"
@@ -90,7 +93,7 @@ def test_compiled_graph_agrees_with_the_reference(operators: Sequence[Key]) -> N
 def test_every_level_means_what_the_model_means(operator: Key) -> None:
     """A pass that is only right together with what comes behind it."""
 
-    @examples(INTERPRETED, shrink=False)
+    @examples(INTERPRETED, f"{operator}", shrink=False)
     @given(models(first=[operator], most=4), LEFT_OUT, st.sampled_from(LEVELS))
     def agrees(drawn: Drawn, without: list[str], spec: str) -> None:
         check(drawn, at_level(drawn, spec, without), f"after {spec!r} without {without}")

@@ -28,6 +28,22 @@ _FROM_FILES = """   Session() : Session(DeviceWeights(Weights())) {}
    {
    }
 """
+_WEIGHTS = """// The weights on the device; copies share them.
+class DeviceWeights {
+public:
+   // Throws std::runtime_error where the device has no room.
+   explicit DeviceWeights(const Weights &weights) : memory_(detail::device_memory(detail::weight_file_bytes))
+   {
+      detail::check(
+          cudaMemcpy(memory_.get(), weights.data(), detail::weight_file_bytes, cudaMemcpyHostToDevice), "the weights");
+      detail::check(cudaStreamSynchronize(nullptr), "the weights"); // what is copied may still be on its way
+   }
+
+   const unsigned char *data() const noexcept { return memory_.get(); }
+
+private:
+   std::shared_ptr<unsigned char> memory_;
+};"""
 
 
 def device_session(program: CudaProgram, whole: bool) -> str:
@@ -42,11 +58,7 @@ def device_session(program: CudaProgram, whole: bool) -> str:
     arguments += [passed(p, const=False) for p in program.outputs]
     arguments += [f"reinterpret_cast<index *>({p.found})" for p in program.late]
     spell = KernelPrinter(sizes=dict(program.sizes))
-    rooms: dict[Port, int] = {}
-    end = 0
-    for port in (*program.inputs, *program.outputs):
-        rooms[port] = end
-        end += -(-math.prod(map(most, port.shape)) * np.dtype(port.dtype).itemsize // ALIGNMENT) * ALIGNMENT
+    rooms, end = _rooms((*program.inputs, *program.outputs))
     there = {port: f"reinterpret_cast<{port.cpp} *>(room_.get() + {place})" for port, place in rooms.items()}
     call = [*program.sizes.values(), *(there[p] for p in program.inputs)]
     call += [part for p in program.outputs for part in ([there[p], p.found] if p.found else [there[p]])]
@@ -56,22 +68,7 @@ def device_session(program: CudaProgram, whole: bool) -> str:
     members = ["weights_(weights)", f"arena_(detail::device_memory({max(program.arena_bytes, 64)}))"]
     members += [f"room_(detail::device_memory({max(end, 64)}))", *(["graphs_(graphs)"] if program.graphs else [])]
     return f"""{inputs_struct(program) * whole}
-// The weights on the device; copies share them.
-class DeviceWeights {{
-public:
-   // Throws std::runtime_error where the device has no room.
-   explicit DeviceWeights(const Weights &weights) : memory_(detail::device_memory(detail::weight_file_bytes))
-   {{
-      detail::check(
-          cudaMemcpy(memory_.get(), weights.data(), detail::weight_file_bytes, cudaMemcpyHostToDevice), "the weights");
-      detail::check(cudaStreamSynchronize(nullptr), "the weights"); // what is copied may still be on its way
-   }}
-
-   const unsigned char *data() const noexcept {{ return memory_.get(); }}
-
-private:
-   std::shared_ptr<unsigned char> memory_;
-}};
+{_WEIGHTS}
 
 // Scratch memory on the device, for one stream at a time; the weights are shared. It can be moved, not copied, and
 // lives on the device that is current when it is made. Throws std::runtime_error on what CUDA reports, with the kernel
@@ -103,6 +100,16 @@ private:{size_checks(program)}
    DeviceWeights weights_;
    std::shared_ptr<unsigned char> arena_, room_;{_members(program)}
 }};"""
+
+
+def _rooms(ports: Sequence[Port]) -> tuple[dict[Port, int], int]:
+    """Where each port's copy begins in the device's memory, in bytes, and where the last one ends."""
+    rooms: dict[Port, int] = {}
+    end = 0
+    for port in ports:
+        rooms[port] = end
+        end += -(-math.prod(map(most, port.shape)) * np.dtype(port.dtype).itemsize // ALIGNMENT) * ALIGNMENT
+    return rooms, end
 
 
 _GRAPHS = """The launches of a call become a CUDA graph, kept with their pointers and sizes and run again for the same;

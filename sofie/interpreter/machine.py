@@ -8,6 +8,7 @@ element type. There is no recursion in a module, hence one frame.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -78,13 +79,14 @@ class Functions(InterpreterFunctions):
     """Base of the meanings: remembers what follows from an op alone, since a loop runs it many times."""
 
     def __init__(self) -> None:
-        self._facts: dict[Operation, Any] = {}
+        self._facts: defaultdict[Callable[..., Any], dict[Operation, Any]] = defaultdict(dict)
 
     def fact(self, op: _Op, find: Callable[[_Op], _Fact]) -> _Fact:
-        """`find(op)`, found once; one kind of fact an op."""
-        if op not in self._facts:
-            self._facts[op] = find(op)
-        found: _Fact = self._facts[op]
+        """`find(op)`, found once; `find` is a function of a module, not made for the call."""
+        known = self._facts[find]
+        if op not in known:
+            known[op] = find(op)
+        found: _Fact = known[op]
         return found
 
 

@@ -304,13 +304,8 @@ def _result_dtype(op: Operation) -> np.dtype[Any]:
     return numpy_dtype(element_of(op.results[0]))
 
 
-def _coded(self: Functions, interpreter: Interpreter, op: EncodeOp | DecodeOp, values: PythonValues) -> PythonValues:
-    return (self.fact(op, _coding)(values[0]),)
-
-
-def _coding(op: EncodeOp | DecodeOp) -> Function:
-    cast, dtype = CASTS[cast_of(op)], _result_dtype(op)
-    return lambda x: cast(x, dtype)
+def _coded(self: Functions, interpreter: Interpreter, op: Operation, values: PythonValues) -> PythonValues:
+    return (CASTS[self.fact(op, cast_of)](values[0], self.fact(op, _result_dtype)),)
 
 
 CastFunctions = tabulated(

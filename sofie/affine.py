@@ -9,7 +9,7 @@ from xdsl.dialects.builtin import IntegerAttr, MemRefType
 from xdsl.ir import BlockArgument, SSAValue
 
 from sofie.dialects.scalars import WORD, LoadWordOp
-from sofie.dialects.types import strides_of
+from sofie.dialects.types import bytes_of, element_of, strides_of
 
 
 def constant(value: SSAValue) -> int | None:
@@ -63,4 +63,5 @@ def movement(op: Access, loop: SSAValue) -> int | None:
     moved = step(op.memref, list(op.indices), strides_of(op.memref), loop)
     if moved is None or not isinstance(op, LoadWordOp):
         return moved
-    return moved // WORD if moved % WORD == 0 else None
+    elements = WORD // bytes_of(element_of(op.memref))
+    return moved // elements if moved % elements == 0 else None

@@ -17,7 +17,7 @@ from xdsl.ir import Attribute, Block, Operation, SSAValue
 
 from sofie import affine
 from sofie.affine import Access, Load, movement
-from sofie.dialects.scalars import DecodeOp, DotOp, EncodeOp, LoadWordOp, QuantizeOp, RequantizeOp
+from sofie.dialects.scalars import DecodeOp, DotOp, DotPairsOp, EncodeOp, LoadWordOp, QuantizeOp, RequantizeOp
 from sofie.dialects.types import bytes_of, element_of, shape_of
 from sofie.loops import most_trips
 from sofie.sizes import Size, most
@@ -50,11 +50,14 @@ MIXED = (
     *CONVERSIONS,
     arith.AndIOp,
     arith.XOrIOp,
+    arith.ShLIOp,
+    arith.ShRSIOp,
     arith.ShRUIOp,
     arith.MaxUIOp,
     arith.MinUIOp,
     math_dialect.RoundEvenOp,
     DotOp,
+    DotPairsOp,
     LoadWordOp,
     QuantizeOp,
     RequantizeOp,
@@ -265,7 +268,7 @@ def _is_of_lanes(op: Operation, types: set[Attribute]) -> bool:
         return types <= ({i8, i32} if isinstance(op, arith.MaxSIOp | arith.MinSIOp) else {i32})
     if isinstance(op, arith.MaxUIOp | arith.MinUIOp):
         return types == {i8}
-    if isinstance(op, arith.ShRUIOp):
+    if isinstance(op, arith.ShLIOp | arith.ShRSIOp | arith.ShRUIOp):
         return types == {i32} and affine.constant(op.rhs) in range(32)
     return True
 

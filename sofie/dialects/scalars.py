@@ -17,6 +17,7 @@ from xdsl.dialects.builtin import (
     IntegerType,
     MemRefType,
     StringAttr,
+    UnitAttr,
     VectorType,
     f32,
     f64,
@@ -29,6 +30,7 @@ from xdsl.irdl import (
     IRDLOperation,
     irdl_op_definition,
     operand_def,
+    opt_prop_def,
     prop_def,
     result_def,
     traits_def,
@@ -91,9 +93,9 @@ def cast_of(op: Operation) -> str:
 
 @irdl_op_definition
 class LoadWordOp(IRDLOperation):
-    """Four neighbouring bytes as one i32, or so many words side by side as a vector (level 4).
+    """Four neighbouring bytes as one i32, or two i16, or so many words side by side as a vector (level 4).
 
-    indices: of the first byte in memref<..xi8>, whose elements follow one another there.
+    indices: of the first element in memref<..xi8> or memref<..xi16>, whose elements follow one another there.
     """
 
     name = "sofie.load_word"
@@ -143,6 +145,51 @@ class DotOp(IRDLOperation):
     def verify_(self) -> None:
         if not self.sum.type == self.x.type == self.w.type == self.res.type:
             raise VerifyException("sofie.dot is of operands and a result of one type")
+
+
+@irdl_op_definition
+class DotPairsOp(IRDLOperation):
+    """sum + x[0] w[0] + x[1] w[1], the halves of words, which have a sign (level 4).
+
+    Of i32, or of vectors of them by lane. The sum wraps.
+    """
+
+    name = "sofie.dot_pairs"
+    sum = operand_def()
+    x = operand_def()
+    w = operand_def()
+    res = result_def()
+    traits = traits_def(Pure())
+
+    def __init__(self, sum: SSAValue, x: SSAValue, w: SSAValue) -> None:
+        super().__init__(operands=[sum, x, w], result_types=[sum.type])
+
+    def verify_(self) -> None:
+        if not self.sum.type == self.x.type == self.w.type == self.res.type:
+            raise VerifyException("sofie.dot_pairs is of operands and a result of one type")
+
+
+@irdl_op_definition
+class WidenBytesOp(IRDLOperation):
+    """Two bytes of a word as its halves: those in even places, the first and the third, or those in odd ones (level 4).
+
+    places: "even" or "odd". signed: whether the bytes have a sign. Of an i32, or of a vector of them by lane.
+    """
+
+    name = "sofie.widen_bytes"
+    places = prop_def(StringAttr)
+    signed = opt_prop_def(UnitAttr)
+    word = operand_def()
+    res = result_def()
+    traits = traits_def(Pure())
+
+    def __init__(self, word: SSAValue, places: str, signed: bool) -> None:
+        properties = {"places": StringAttr(places), "signed": UnitAttr() if signed else None}
+        super().__init__(operands=[word], result_types=[word.type], properties=properties)
+
+    def verify_(self) -> None:
+        if self.places.data not in ("even", "odd") or self.word.type != self.res.type:
+            raise VerifyException("sofie.widen_bytes is of even or of odd places, and keeps the type")
 
 
 class _ToByte(IRDLOperation, ABC):
@@ -239,5 +286,5 @@ class CastLanesOp(IRDLOperation):
 
 def computes(op: Operation) -> bool:
     """Whether an op makes values of its operands, and does nothing else."""
-    own = isinstance(op, DecodeOp | EncodeOp | JoinOp | DotOp | QuantizeOp | RequantizeOp)
+    own = isinstance(op, DecodeOp | EncodeOp | JoinOp | DotOp | DotPairsOp | WidenBytesOp | QuantizeOp | RequantizeOp)
     return not op.regions and (own or op.name.split(".")[0] in ("arith", "math"))

@@ -47,11 +47,13 @@ from sofie.dialects.scalars import (
     CastLanesOp,
     DecodeOp,
     DotOp,
+    DotPairsOp,
     EncodeOp,
     JoinOp,
     LoadWordOp,
     QuantizeOp,
     RequantizeOp,
+    WidenBytesOp,
 )
 from sofie.dialects.sizes import LayoutAttr, SizesAttr
 from sofie.dialects.types import element_from_numpy, numpy_dtype, stored
@@ -330,7 +332,8 @@ Sofie = Dialect(
     "sofie",
     [
         *(WeightOp, ExtentsOp, ConvertOp, SizeOp, YieldOp, FusedOp, TileOp, NarrowOp, MmaOp),
-        *(DecodeOp, EncodeOp, LoadWordOp, JoinOp, DotOp, CastLanesOp, QuantizeOp, RequantizeOp),
+        *(DecodeOp, EncodeOp, LoadWordOp, JoinOp, DotOp, DotPairsOp, WidenBytesOp, CastLanesOp, QuantizeOp),
+        RequantizeOp,
     ],
     [BlobAttr, SizesAttr, LayoutAttr, NarrowFloat, FixedType],
 )

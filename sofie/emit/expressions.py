@@ -27,10 +27,12 @@ from sofie.dialects.scalars import (
     CastLanesOp,
     DecodeOp,
     DotOp,
+    DotPairsOp,
     EncodeOp,
     LoadWordOp,
     QuantizeOp,
     RequantizeOp,
+    WidenBytesOp,
     cast_of,
 )
 from sofie.dialects.types import strides_of
@@ -292,12 +294,12 @@ class ExpressionPrinter:
         lanes = f"s_x{op.res.type.get_shape()[0]}" if isinstance(op.res.type, VectorType) else ""
         return Expression(f"detail::load_word{lanes}({self.address(op.memref, op.indices)})", ATOM)
 
-    def _dot(self, op: DotOp) -> Expression:
-        return (
-            self._call("detail::dot", op)
-            if isinstance(op.res.type, VectorType)
-            else Expression(f"detail::dot({', '.join(map(self.text, op.operands))})", ATOM)
-        )
+    def _on_words(self, op: DotOp | DotPairsOp | WidenBytesOp) -> Expression:
+        name = op.name.removeprefix("sofie.")
+        if isinstance(op, WidenBytesOp):
+            name = f"{op.places.data}_{'' if op.signed is not None else 'unsigned_'}bytes"
+        text = self.vector_text if isinstance(op.res.type, VectorType) else self.text
+        return Expression(f"detail::{name}({', '.join(map(text, op.operands))})", ATOM)
 
     def _quantize(self, op: QuantizeOp | RequantizeOp) -> Expression:
         what = "quantized" if isinstance(op, QuantizeOp) else "requantized"
@@ -462,7 +464,7 @@ _EXPRESSIONS: dict[type[Operation], _Rule] = {
     DecodeOp: ExpressionPrinter._coded,
     EncodeOp: ExpressionPrinter._coded,
     LoadWordOp: ExpressionPrinter._load_word,
-    DotOp: ExpressionPrinter._dot,
+    **dict.fromkeys((DotOp, DotPairsOp, WidenBytesOp), ExpressionPrinter._on_words),
     QuantizeOp: ExpressionPrinter._quantize,
     RequantizeOp: ExpressionPrinter._quantize,
     CastLanesOp: ExpressionPrinter._convert,

@@ -23,12 +23,33 @@ using shared::wrapping_add;
 using shared::wrapping_mul;
 using shared::wrapping_sub;
 
-// Four bytes as a word.
-SOFIE_INLINE std::int32_t load_word(const std::int8_t *from)
+// Four bytes as a word, or two numbers of 16 bits.
+template <class T> SOFIE_INLINE std::int32_t load_word(const T *from)
 {
    std::int32_t word{};
    __builtin_memcpy(&word, from, sizeof word);
    return word;
+}
+
+// Bytes of a word in even and in odd places, as 16 bits each.
+SOFIE_INLINE std::int32_t of_halves(std::int32_t low, std::int32_t high)
+{
+   return static_cast<std::int32_t>((static_cast<std::uint32_t>(high) << 16) | static_cast<std::uint16_t>(low));
+}
+SOFIE_INLINE std::int32_t even_unsigned_bytes(std::int32_t x) { return x & 0x00ff00ff; }
+SOFIE_INLINE std::int32_t odd_unsigned_bytes(std::int32_t x) { return even_unsigned_bytes(x >> 8); }
+SOFIE_INLINE std::int32_t even_bytes(std::int32_t x)
+{
+   return of_halves(static_cast<std::int8_t>(x), static_cast<std::int8_t>(x >> 16));
+}
+SOFIE_INLINE std::int32_t odd_bytes(std::int32_t x) { return even_bytes(x >> 8); }
+
+// The sum with the two products of the halves of two words, which have a sign.
+SOFIE_INLINE std::int32_t dot_pairs(std::int32_t sum, std::int32_t x, std::int32_t w)
+{
+   const std::int32_t low = static_cast<std::int16_t>(x) * static_cast<std::int16_t>(w), high = (x >> 16) * (w >> 16);
+   return static_cast<std::int32_t>(
+       static_cast<std::uint32_t>(sum) + static_cast<std::uint32_t>(low) + static_cast<std::uint32_t>(high));
 }
 
 // The sum with the four products of the bytes of two words, of x without and of w with a sign.
@@ -74,12 +95,14 @@ template <int zero, int least, int most> SOFIE_INLINE std::int8_t quantized(floa
    SOFIE_INLINE i32x##n wrapping_sub(i32x##n a, i32x##n b) { return i32x##n(u32x##n(a) - u32x##n(b)); }          \
    SOFIE_INLINE i32x##n wrapping_mul(i32x##n a, i32x##n b) { return i32x##n(u32x##n(a) * u32x##n(b)); }          \
    SOFIE_INLINE i32x##n unsigned_shift_right(i32x##n a, i32x##n b) { return i32x##n(u32x##n(a) >> u32x##n(b)); } \
+   SOFIE_INLINE i32x##n shift_left(i32x##n a, i32x##n b) { return i32x##n(u32x##n(a) << u32x##n(b)); }           \
+   SOFIE_INLINE i32x##n shift_right(i32x##n a, i32x##n b) { return a >> b; }                                     \
    SOFIE_INLINE i32x##n to_i32(i16x##n x) { return __builtin_convertvector(x, i32x##n); }                        \
    SOFIE_INLINE i32x##n unsigned_to_i32(i16x##n x) { return __builtin_convertvector(u16x##n(x), i32x##n); }      \
    SOFIE_INLINE i32x##n to_i32(f32x##n x) { return __builtin_convertvector(x, i32x##n); }                        \
    SOFIE_INLINE i16x##n to_i16(i32x##n x) { return __builtin_convertvector(x, i16x##n); }                        \
    SOFIE_INLINE f32x##n to_f32(i32x##n x) { return __builtin_convertvector(x, f32x##n); }                        \
-   SOFIE_INLINE i32x##n load_words_x##n(const std::int8_t *from)                                                 \
+   template <class T> SOFIE_INLINE i32x##n load_words_x##n(const T *from)                                        \
    {                                                                                                             \
       i32x##n words{};                                                                                           \
       __builtin_memcpy(&words, from, sizeof words);                                                              \
@@ -469,7 +492,62 @@ SOFIE_EXACTLY(16, requantized, quantized)
 #endif
 #undef SOFIE_EXACTLY
 
-// Dot products of bytes in vectors of words.
+// Dot products of halves and of bytes in vectors of words.
+#define SOFIE_HALVES(n, multiply_add)                                                                             \
+   SOFIE_VECTOR(std::int16_t, halves_x##n, 4 * n)                                                                 \
+   SOFIE_VECTOR(std::uint16_t, unsigned_halves_x##n, 4 * n)                                                       \
+   SOFIE_INLINE i32x##n even_bytes(i32x##n x) { return i32x##n(halves_x##n(unsigned_halves_x##n(x) << 8) >> 8); } \
+   SOFIE_INLINE i32x##n odd_bytes(i32x##n x) { return i32x##n(halves_x##n(x) >> 8); }                             \
+   SOFIE_INLINE i32x##n even_unsigned_bytes(i32x##n x) { return i32x##n(unsigned_halves_x##n(x) & 255); }         \
+   SOFIE_INLINE i32x##n odd_unsigned_bytes(i32x##n x) { return i32x##n(unsigned_halves_x##n(x) >> 8); }           \
+   SOFIE_INLINE i32x##n dot_pairs(i32x##n sum, i32x##n x, i32x##n w) { return multiply_add; }
+#define SOFIE_BY_MADD(n, multiply) \
+   SOFIE_HALVES(n, i32x##n(u32x##n(sum) + u32x##n(multiply(halves_x##n(x), halves_x##n(w)))))
+#define SOFIE_BY_PRODUCTS(n)                                                                                    \
+   SOFIE_HALVES(                                                                                                \
+       n,                                                                                                       \
+       i32x##n(                                                                                                 \
+           u32x##n(sum) + u32x##n(i32x##n(u32x##n(x) << 16) >> 16) * u32x##n(i32x##n(u32x##n(w) << 16) >> 16) + \
+           u32x##n(x >> 16) * u32x##n(w >> 16)))
+#if defined(__clang__)
+#define SOFIE_DPWSSD(bits, lanes) __builtin_ia32_vpdpwssd##bits(sum, x, w)
+#else
+#define SOFIE_DPWSSD(bits, lanes) __builtin_ia32_vpdpwssd_v##lanes##si(sum, x, w)
+#endif
+#if defined(__x86_64__) && defined(SOFIE_VNNI)
+SOFIE_HALVES(4, SOFIE_DPWSSD(128, 4))
+SOFIE_HALVES(8, SOFIE_DPWSSD(256, 8))
+#if SOFIE_LANES >= 16
+SOFIE_HALVES(16, SOFIE_DPWSSD(512, 16))
+#endif
+#else
+#if SOFIE_X86 >= 2
+SOFIE_BY_MADD(4, __builtin_ia32_pmaddwd128)
+#else
+SOFIE_BY_PRODUCTS(4)
+#endif
+#if SOFIE_X86 >= 3
+SOFIE_BY_MADD(8, __builtin_ia32_pmaddwd256)
+#elif SOFIE_LANES >= 8
+SOFIE_BY_PRODUCTS(8)
+#endif
+#if SOFIE_X86 >= 4 && defined(__clang__)
+SOFIE_BY_MADD(16, __builtin_ia32_pmaddwd512)
+#elif SOFIE_X86 >= 4
+SOFIE_INLINE i32x16 multiply_halves(i16_of_64 a, i16_of_64 b)
+{
+   return __builtin_ia32_pmaddwd512_mask(a, b, i32x16{}, -1);
+}
+SOFIE_BY_MADD(16, multiply_halves)
+#elif SOFIE_LANES >= 16
+SOFIE_BY_PRODUCTS(16)
+#endif
+#endif
+#undef SOFIE_DPWSSD
+#undef SOFIE_BY_PRODUCTS
+#undef SOFIE_BY_MADD
+#undef SOFIE_HALVES
+
 #define SOFIE_DOT(n, expression) \
    SOFIE_INLINE i32x##n dot(i32x##n sum, i32x##n x, i32x##n w) { return expression; }
 #define SOFIE_DOT_BY_SHIFTS(n)                                                                        \
@@ -480,16 +558,8 @@ SOFIE_EXACTLY(16, requantized, quantized)
          total += ((u32x##n(x) >> shift) & 255) * u32x##n(i32x##n(u32x##n(w) << (24 - shift)) >> 24); \
       return i32x##n(total);                                                                          \
    }
-// Of the bytes in even and in odd places, as 16 bits each: no product or sum of two of them leaves 32 bits.
-#define SOFIE_DOT_BY_16(n, multiply)                                                                  \
-   SOFIE_INLINE i32x##n dot(i32x##n sum, i32x##n x, i32x##n w)                                        \
-   {                                                                                                  \
-      SOFIE_VECTOR(std::int16_t, words, 4 * n)                                                        \
-      SOFIE_VECTOR(std::uint16_t, unsigned_words, 4 * n)                                              \
-      const words even = words(unsigned_words(w) << 8) >> 8, odd = words(w) >> 8;                     \
-      const words x_even = words(unsigned_words(x) & 255), x_odd = words(unsigned_words(x) >> 8);     \
-      return i32x##n(u32x##n(sum) + u32x##n(multiply(x_even, even)) + u32x##n(multiply(x_odd, odd))); \
-   }
+#define SOFIE_DOT_BY_HALVES(n) \
+   SOFIE_DOT(n, dot_pairs(dot_pairs(sum, even_unsigned_bytes(x), even_bytes(w)), odd_unsigned_bytes(x), odd_bytes(w)))
 #if defined(__clang__)
 #define SOFIE_DPBUSD(bits, lanes) __builtin_ia32_vpdpbusd##bits(sum, x, w)
 #else
@@ -503,7 +573,7 @@ SOFIE_DOT(16, SOFIE_DPBUSD(512, 16))
 #endif
 #else
 #if SOFIE_X86 >= 2
-SOFIE_DOT_BY_16(4, __builtin_ia32_pmaddwd128)
+SOFIE_DOT_BY_HALVES(4)
 #elif defined(__aarch64__) && defined(__ARM_FEATURE_MATMUL_INT8)
 SOFIE_INLINE i32x4 dot(i32x4 sum, i32x4 x, i32x4 w)
 {
@@ -524,24 +594,18 @@ SOFIE_INLINE i32x4 dot(i32x4 sum, i32x4 x, i32x4 w)
 SOFIE_DOT_BY_SHIFTS(4)
 #endif
 #if SOFIE_X86 >= 3
-SOFIE_DOT_BY_16(8, __builtin_ia32_pmaddwd256)
+SOFIE_DOT_BY_HALVES(8)
 #elif SOFIE_LANES >= 8
 SOFIE_DOT_BY_SHIFTS(8)
 #endif
-#if SOFIE_X86 >= 4 && defined(__clang__)
-SOFIE_DOT_BY_16(16, __builtin_ia32_pmaddwd512)
-#elif SOFIE_X86 >= 4
-SOFIE_INLINE i32x16 multiply_words(i16_of_64 a, i16_of_64 b)
-{
-   return __builtin_ia32_pmaddwd512_mask(a, b, i32x16{}, -1);
-}
-SOFIE_DOT_BY_16(16, multiply_words)
+#if SOFIE_X86 >= 4
+SOFIE_DOT_BY_HALVES(16)
 #elif SOFIE_LANES >= 16
 SOFIE_DOT_BY_SHIFTS(16)
 #endif
 #endif
 #undef SOFIE_DPBUSD
-#undef SOFIE_DOT_BY_16
+#undef SOFIE_DOT_BY_HALVES
 #undef SOFIE_DOT_BY_SHIFTS
 #undef SOFIE_DOT
 #undef SOFIE_INTEGERS

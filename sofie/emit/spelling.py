@@ -94,6 +94,7 @@ DIVISION: dict[type[Operation], tuple[str, str]] = {
 UNSIGNED_LANES: dict[type[Operation], str] = {
     arith.MaxUIOp: "detail::unsigned_maximum",
     arith.MinUIOp: "detail::unsigned_minimum",
+    arith.ShLIOp: "detail::shift_left",
     arith.ShRUIOp: "detail::unsigned_shift_right",
 }
 """Of vectors."""

@@ -36,7 +36,7 @@ _ELEMENTS = {
     "i8": ("std::int8_t", 1),
 }
 _NAME = re.compile(r"\b(?:load_)?v(\d+)([fi]\d+)\b")
-_CALLS = re.compile(r"detail::(to_|nearest_|unsigned_|dot\(|load_word|(re)?quantized)")
+_CALLS = re.compile(r"detail::(to_|nearest_|unsigned_|dot(_pairs)?\(|load_word|(even|odd)_|(re)?quantized)")
 
 _CODED = re.compile(r"detail::(en|de)code_b?f16\(")
 

@@ -14,7 +14,17 @@ from xdsl.dialects.builtin import DYNAMIC_INDEX, VectorType
 from xdsl.interpreter import Interpreter, PythonValues, impl, register_impls
 from xdsl.ir import Operation
 
-from sofie.dialects.scalars import WORD, CastLanesOp, DotOp, JoinOp, LoadWordOp, QuantizeOp, RequantizeOp
+from sofie.dialects.scalars import (
+    WORD,
+    CastLanesOp,
+    DotOp,
+    DotPairsOp,
+    JoinOp,
+    LoadWordOp,
+    QuantizeOp,
+    RequantizeOp,
+    WidenBytesOp,
+)
 from sofie.dialects.types import element_of, numpy_dtype, shape_of
 from sofie.interpreter.machine import Functions, poison, refusal
 from sofie.interpreter.memory import inside
@@ -33,9 +43,9 @@ class VectorFunctions(Functions):
 
     @impl(LoadWordOp)
     def load_word(self, interpreter: Interpreter, op: LoadWordOp, values: PythonValues) -> PythonValues:
-        """Four bytes a word, in the machine's order."""
-        shape = self.fact(op, _words)
-        lanes = values[0][_lanes(op, values[0], values[1:], (WORD * math.prod(shape),))].copy().view(np.int32)
+        """Four bytes a word, or two of 16 bits, in the machine's order."""
+        shape, count = self.fact(op, _words), WORD // values[0].dtype.itemsize
+        lanes = values[0][_lanes(op, values[0], values[1:], (count * math.prod(shape),))].copy().view(np.int32)
         return (lanes if shape else lanes[0],)
 
     @impl(JoinOp)
@@ -50,6 +60,22 @@ class VectorFunctions(Functions):
         bytes_of_x, bytes_of_w = (v.reshape(*v.shape, 1).view(kind) for v, kind in ((x, np.uint8), (w, np.int8)))
         products = (bytes_of_x.astype(np.int32) * bytes_of_w).sum(-1, dtype=np.int32)
         return (np.add(total, products, dtype=np.int32)[()],)
+
+    @impl(DotPairsOp)
+    def dot_pairs(self, interpreter: Interpreter, op: DotPairsOp, values: PythonValues) -> PythonValues:
+        """By lane; wraps."""
+        total, x, w = (np.asarray(v, np.int32) for v in values)
+        halves_of_x, halves_of_w = (v.reshape(*v.shape, 1).view(np.int16).astype(np.int32) for v in (x, w))
+        products = (halves_of_x * halves_of_w).sum(-1, dtype=np.int32)
+        return (np.add(total, products, dtype=np.int32)[()],)
+
+    @impl(WidenBytesOp)
+    def widen_bytes(self, interpreter: Interpreter, op: WidenBytesOp, values: PythonValues) -> PythonValues:
+        """By lane; the first byte is the lowest."""
+        word = np.asarray(values[0], np.int32)
+        kind = np.int8 if op.signed is not None else np.uint8
+        bytes_of_word = word.reshape(*word.shape, 1).view(kind)[..., op.places.data == "odd" :: 2]
+        return (np.ascontiguousarray(bytes_of_word.astype(np.int16)).view(np.int32)[..., 0][()],)
 
     @impl(RequantizeOp)
     def requantize(self, interpreter: Interpreter, op: RequantizeOp, values: PythonValues) -> PythonValues:

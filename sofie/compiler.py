@@ -19,7 +19,7 @@ from xdsl.utils.arg_spec import ArgSpec
 from sofie import cuda_jit, jit, pipeline, weight_file
 from sofie.block_tiles import check_precision
 from sofie.device_array import Borrowed, borrowed
-from sofie.dialects.scalars import DotOp
+from sofie.dialects.scalars import DotOp, DotPairsOp
 from sofie.emit.cmake import cmake_target
 from sofie.emit.cpp import Program
 from sofie.emit.cuda import CudaProgram, as_variant
@@ -193,7 +193,7 @@ def lower(source: Source | ModuleOp, name: str, options: Options, progress: Prog
     variants = []
     with _uncollected():
         run(module, options.stages(targets[0])[:shared])
-        if options.cpu == "multi" and any(isinstance(op, DotOp) for op in module.walk()):
+        if options.cpu == "multi" and any(isinstance(op, DotOp | DotPairsOp) for op in module.walk()):
             targets = tuple(CPUS[name] for name in WITH_VNNI)
         for target in targets:
             lowered = module.clone()  # the layout of the weight file is that of no CPU

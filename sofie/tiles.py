@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 from xdsl.builder import Builder
 from xdsl.dialects import arith
-from xdsl.dialects.builtin import FloatAttr, f32
+from xdsl.dialects.builtin import FloatAttr, IntegerAttr, f32, i32
 from xdsl.ir import SSAValue
 
 from sofie.weights import Array
@@ -21,32 +21,57 @@ Matrix = list[list[float]]
 
 @dataclass(frozen=True)
 class Transform:
-    """F(tile x tile, taps x taps): matrices B' (size, size), G (size, taps) and A' (tile, size)."""
+    """F(tile x tile, taps x taps): matrices B' (size, size), G (size, taps) and A' (tile, size).
+
+    whole: whether all of it is on integers of 32 bits, which wrap. Then the results of A' are `divisor` times those of
+    the convolution, a number whose odd part has an inverse modulo 2^32.
+    """
 
     tile: int
     taps: int
     b: Matrix
     g: Matrix
     a: Matrix
+    divisor: int = 1
+    whole: bool = False
 
     @property
     def size(self) -> int:
         """The side of a tile of the input."""
         return self.tile + self.taps - 1
 
+    @property
+    def shift(self) -> int:
+        """How often 2 divides the divisor."""
+        return (self.divisor & -self.divisor).bit_length() - 1
+
     def kernel(self, kernel: Array) -> Array:
-        """G w G' of weights (outputs, channels, taps, taps), in double precision: (size^2, channels, outputs)."""
-        g = np.array(self.g, np.float64)
-        moved = np.einsum("ik,ockl,jl->ijco", g, kernel.astype(np.float64), g)
-        return np.ascontiguousarray(moved.reshape(self.size**2, *moved.shape[2:]).astype(np.float32))
+        """G w G' of weights (outputs, channels, taps, taps): (size^2, channels, outputs), exact or in double precision.
+
+        Of bytes it has 16 bits.
+        """
+        kind, kept = (np.int64, np.int16) if self.whole else (np.float64, np.float32)
+        g = np.array(self.g, kind)
+        moved = np.einsum("ik,ockl,jl->ijco", g, kernel.astype(kind), g, optimize=True)
+        return np.ascontiguousarray(moved.reshape(self.size**2, *moved.shape[2:]).astype(kept))
 
     def input(self, builder: Builder, pixels: Sequence[SSAValue]) -> list[SSAValue]:
         """B' d B of a tile given row by row."""
         return self._twice(builder, self.b, pixels, self.size, self.size)
 
     def output(self, builder: Builder, products: Sequence[SSAValue], high: int, wide: int) -> list[SSAValue]:
-        """The first `high` rows and `wide` columns of A' m A, row by row."""
-        return self._twice(builder, self.a, products, high, wide)
+        """The first `high` rows and `wide` columns of A' m A, row by row, divided."""
+        results = self._twice(builder, self.a, products, high, wide)
+        return [self._divided(builder, result) for result in results] if self.divisor > 1 else results
+
+    def _divided(self, builder: Builder, result: SSAValue) -> SSAValue:
+        """A multiple of the divisor modulo 2^32 over it: exact where the quotient times 2^shift has 32 bits."""
+        odd = self.divisor >> self.shift
+        if odd > 1:
+            inverse = pow(odd, -1, 1 << 32)
+            factor = _integer(builder, inverse - (inverse >> 31 << 32))
+            result = builder.insert(arith.MuliOp(result, factor)).result
+        return builder.insert(arith.ShRSIOp(result, _integer(builder, self.shift))).result
 
     def _twice(
         self, builder: Builder, matrix: Matrix, values: Sequence[SSAValue], high: int, wide: int
@@ -91,6 +116,34 @@ def transform(tile: int, taps: int = 3) -> Transform:
     )
 
 
+@cache
+def integer_transform(tile: int) -> Transform:
+    """The same on integers, for 3 taps; for a tile of 4 its points are 0, +-1, +-2 and infinity.
+
+    Of bytes, B' d B and G w G' have no more than 16 bits. A row of G is as often that of the rational transform as its
+    bits allow, so that A' needs the fewest multiplications.
+    """
+    if tile == 2:
+        form = transform(2)
+        return Transform(2, 3, form.b, [[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]], form.a, 4, whole=True)
+    return Transform(
+        4,
+        3,
+        [
+            [4, 0, -5, 0, 1, 0],
+            [0, -4, -4, 1, 1, 0],
+            [0, 4, -4, -1, 1, 0],
+            [0, -2, -1, 2, 1, 0],
+            [0, 2, -1, -2, 1, 0],
+            [0, 4, 0, -5, 0, 1],
+        ],
+        [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 12]],
+        [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 2]],
+        576,
+        whole=True,
+    )
+
+
 def _product(builder: Builder, matrix: Matrix, values: Sequence[SSAValue]) -> list[SSAValue]:
     """matrix times values; what points of opposite sign share is computed once."""
     terms, values = _paired_columns(builder, matrix, list(values))
@@ -102,8 +155,7 @@ def _product(builder: Builder, matrix: Matrix, values: Sequence[SSAValue]) -> li
             same = [c if c == d else 0.0 for c, d in zip(row, following, strict=True)]
             other = [c if c != d else 0.0 for c, d in zip(row, following, strict=True)]
             even, odd = (_sum(builder, part, values) for part in (same, other))
-            done.append(builder.insert(arith.AddfOp(even, odd)).result)
-            done.append(builder.insert(arith.SubfOp(even, odd)).result)
+            done += [_combined(builder, even, odd), _combined(builder, even, odd, -1)]
         else:
             done.append(_sum(builder, row, values))
     return done
@@ -123,9 +175,8 @@ def _paired_columns(builder: Builder, matrix: Matrix, values: list[SSAValue]) ->
         pairs = [(row[k], row[k + 1]) for row in terms]
         equal, opposite = any(a == b != 0 for a, b in pairs), any(a == -b != 0 for a, b in pairs)
         if equal and opposite and all(abs(a) == abs(b) for a, b in pairs):
-            total = builder.insert(arith.AddfOp(values[k], values[k + 1])).result
-            difference = builder.insert(arith.SubfOp(values[k], values[k + 1])).result
-            values[k], values[k + 1] = total, difference
+            total = _combined(builder, values[k], values[k + 1])
+            values[k], values[k + 1] = total, _combined(builder, values[k], values[k + 1], -1)
             for row in terms:
                 row[k], row[k + 1] = (row[k], 0.0) if row[k] == row[k + 1] else (0.0, row[k])
     return terms, values
@@ -136,42 +187,86 @@ def _sum(builder: Builder, row: Sequence[float], values: Sequence[SSAValue]) -> 
     terms = sorted(((c, v) for c, v in zip(row, values, strict=True) if c), key=lambda term: abs(term[0]) != 1)
     total: SSAValue | None = None
     for weight, value in sorted(terms, key=lambda term: term[0] < 0):
-        scaled = value
-        if abs(weight) != 1:
-            constant = builder.insert(arith.ConstantOp(FloatAttr(abs(weight), f32)))
-            scaled = builder.insert(arith.MulfOp(constant.result, value)).result
-        if total is None:
-            total = scaled if weight > 0 else builder.insert(arith.NegfOp(scaled)).result
+        scaled = value if abs(weight) == 1 else _scaled(builder, abs(weight), value)
+        if total is not None:
+            total = _combined(builder, total, scaled, weight)
+        elif weight > 0:
+            total = scaled
         else:
-            kind = arith.AddfOp if weight > 0 else arith.SubfOp
-            total = builder.insert(kind(total, scaled)).result
+            total = _negated(builder, scaled)
     assert total is not None
     return total
 
 
-FLOPS = 32
-"""Floating-point operations a cycle: two multiply-adds of 8 lanes."""
+def _integer(builder: Builder, number: int) -> SSAValue:
+    return builder.insert(arith.ConstantOp(IntegerAttr(number, i32))).result
+
+
+def _combined(builder: Builder, a: SSAValue, b: SSAValue, sign: float = 1) -> SSAValue:
+    """a + b, or a - b where the sign is negative."""
+    if a.type == i32:
+        return builder.insert((arith.AddiOp if sign > 0 else arith.SubiOp)(a, b)).results[0]
+    return builder.insert((arith.AddfOp if sign > 0 else arith.SubfOp)(a, b)).result
+
+
+def _negated(builder: Builder, value: SSAValue) -> SSAValue:
+    if value.type == i32:
+        return _combined(builder, _integer(builder, 0), value, -1)
+    return builder.insert(arith.NegfOp(value)).result
+
+
+def _scaled(builder: Builder, weight: float, value: SSAValue) -> SSAValue:
+    """The value times a positive weight; an integer by shifts, since these cost less."""
+    if value.type != i32:
+        return builder.insert(
+            arith.MulfOp(builder.insert(arith.ConstantOp(FloatAttr(weight, f32))).result, value)
+        ).result
+    bits = [k for k in range(int(weight).bit_length()) if int(weight) >> k & 1]
+    parts = [builder.insert(arith.ShLIOp(value, _integer(builder, k))).result if k else value for k in bits]
+    total = parts[0]
+    for part in parts[1:]:
+        total = _combined(builder, total, part)
+    return total
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a layer takes: products a cycle of the direct sum and of transformed tiles, bytes of a weight of each, and
+    by tile and taps the cycles a tile and channel for the transforms of input and output.
+    """
+
+    direct: int
+    transformed: int
+    direct_bytes: int
+    transformed_bytes: int
+    transforms: dict[tuple[int, int], tuple[float, float]]
+
+
+OF_FLOATS = Costs(16, 16, 4, 4, {(2, 3): (0.6, 0.4), (4, 3): (2.2, 1.6), (2, 5): (2.2, 1.0)})
+"""Two multiply-adds a cycle, of 8 lanes."""
+OF_BYTES = Costs(32, 22, 1, 2, {(2, 3): (4.0, 5.0), (4, 3): (12.0, 15.0)})
+"""Between a CPU with dot products of bytes, where these take half as long as those of 16 bits, and one without."""
 STREAM = 6
 """Bytes a cycle of weights, which a large model reads from memory."""
-TRANSFORMS = {(2, 3): (0.6, 0.4), (4, 3): (2.2, 1.6), (2, 5): (2.2, 1.0)}
-"""By tile and taps, the cycles a tile and channel for the transforms of input and output."""
 FEWEST_CHANNELS = 16
 
 
-def cheapest(height: int, width: int, channels: int, outputs: int, largest: int, taps: int = 3) -> int | None:
+def cheapest(
+    height: int, width: int, channels: int, outputs: int, largest: int, taps: int = 3, costs: Costs = OF_FLOATS
+) -> int | None:
     """The tile that takes the fewest cycles; None where the direct sum does.
 
     It has no more points than one of `largest`, 2 or 4, has for 3 taps.
     """
     if min(channels, outputs) < FEWEST_CHANNELS:
         return None
-    area = taps * taps
-    direct = 2 * area * height * width * channels * outputs / FLOPS + 4 * area * channels * outputs / STREAM
+    area, weights = taps * taps, channels * outputs
+    direct = area * height * width * weights / costs.direct + costs.direct_bytes * area * weights / STREAM
     best: tuple[float, int | None] = direct, None
-    for (tile, of), (into, back) in TRANSFORMS.items():
+    for (tile, of), (into, back) in costs.transforms.items():
         tiles = -(-height // tile) * -(-width // tile)
         size = tile + taps - 1
-        cost = 2 * size**2 * tiles * channels * outputs / FLOPS + 4 * size**2 * channels * outputs / STREAM
+        cost = size**2 * (tiles * weights / costs.transformed + costs.transformed_bytes * weights / STREAM)
         cost += tiles * (channels * into + outputs * back)
         if of == taps and size <= largest + 2 and cost < best[0]:
             best = cost, tile

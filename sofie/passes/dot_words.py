@@ -5,8 +5,9 @@
     %s = sofie.dot %sum, sofie.load_word %x[%m, %k, 0], sofie.load_word %w[%k, %n, 0]
 
 On lanes that is one instruction where the CPU has dot products of bytes (VNNI), a few elsewhere, and the same sum
-everywhere: nothing saturates. Declines loops of another form. Where the CPU has the instruction, `vectorize` makes it
-of single products as well (`dot_single`): those of a depthwise convolution.
+everywhere: nothing saturates. Two terms of 16 bits with a sign are `sofie.dot_pairs`: two instructions on any x86, one
+with VNNI. Declines loops of another form. Where the CPU has the instruction, `vectorize` makes it of single products of
+bytes as well (`dot_single`): those of a depthwise convolution.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from typing import ClassVar
 
 from xdsl.context import Context
 from xdsl.dialects import arith, memref, scf
-from xdsl.dialects.builtin import IntegerType, MemRefType, ModuleOp, i32
+from xdsl.dialects.builtin import MemRefType, ModuleOp, i8, i16, i32
 from xdsl.ir import Operation, SSAValue
 from xdsl.passes import ModulePass
 
 from sofie import affine
-from sofie.dialects.scalars import WORD, DotOp, LoadWordOp
+from sofie.dialects.scalars import WORD, DotOp, DotPairsOp, LoadWordOp
 from sofie.dialects.types import element_of, strides_and_offset
 from sofie.rewrite import erase
 
@@ -68,21 +69,31 @@ def _byte_factors(product: SSAValue) -> tuple[arith.ExtUIOp, arith.ExtSIOp] | No
     x, w = sides.get(arith.ExtUIOp), sides.get(arith.ExtSIOp)
     if not isinstance(x, arith.ExtUIOp) or not isinstance(w, arith.ExtSIOp):
         return None
-    return (x, w) if x.input.type == w.input.type == IntegerType(8) and product.type == i32 else None
+    return (x, w) if x.input.type == w.input.type == i8 and product.type == i32 else None
+
+
+def _half_factors(product: SSAValue) -> tuple[arith.ExtSIOp, arith.ExtSIOp] | None:
+    """The factors of a product of numbers of 16 bits with a sign."""
+    if not isinstance(product.owner, arith.MuliOp) or product.type != i32:
+        return None
+    x, w = (v.owner for v in product.owner.operands)
+    if not isinstance(x, arith.ExtSIOp) or not isinstance(w, arith.ExtSIOp):
+        return None
+    return (x, w) if x.input.type == w.input.type == i16 else None
 
 
 def _operands(loop: scf.ForOp) -> tuple[memref.LoadOp, memref.LoadOp] | None:
     """The loads of x and of w, if a loop does nothing but add their four products."""
-    bounds = [affine.constant(v) for v in (loop.lb, loop.ub, loop.step)]
+    first, terms, step = (affine.constant(v) for v in (loop.lb, loop.ub, loop.step))
     last = loop.body.block.last_op
-    if bounds != [0, WORD, 1] or len(loop.res) != 1 or loop.res[0].type != i32 or not isinstance(last, scf.YieldOp):
+    if (first, step) != (0, 1) or len(loop.res) != 1 or loop.res[0].type != i32 or not isinstance(last, scf.YieldOp):
         return None
     _, carried = loop.body.block.args
     total = last.arguments[0].owner
     if not isinstance(total, arith.AddiOp) or carried not in total.operands:
         return None
     product = total.rhs if total.lhs is carried else total.lhs
-    factors = _byte_factors(product)
+    factors = _byte_factors(product) if terms == WORD else _half_factors(product) if terms == WORD // 2 else None
     if factors is None:
         return None
     x, w = factors
@@ -105,7 +116,7 @@ def _walks_a_word(load: memref.LoadOp, loop: scf.ForOp) -> bool:
     strides, _ = strides_and_offset(kind)
     counter = loop.body.block.args[0]
     return (
-        element_of(load.memref) == IntegerType(8)
+        element_of(load.memref) in (i8, i16)
         and affine.step(load.memref, list(load.indices), strides, counter) == 1
         and load.indices[-1] is counter
     )
@@ -119,7 +130,8 @@ def _rewrite(loop: scf.ForOp, x: memref.LoadOp, w: memref.LoadOp) -> None:
     for load in (x, w):
         indices: list[SSAValue] = [loop.lb if v is counter else v for v in load.indices]
         words.append(LoadWordOp(load.memref, indices))
-    dot = DotOp(loop.iter_args[0], words[0].res, words[1].res)
+    kind = DotOp if element_of(x.memref) == i8 else DotPairsOp
+    dot = kind(loop.iter_args[0], words[0].res, words[1].res)
     moved = [op for op in loop.body.block.ops if isinstance(op, arith.AddiOp | arith.MuliOp | arith.ConstantOp)]
     indices_only: list[Operation] = [o for o in moved if o.results[0].type != i32]
     for index in indices_only:

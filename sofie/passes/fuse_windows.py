@@ -37,7 +37,7 @@ from sofie import extents, structured
 from sofie.dialects.sofie import FusedOp, WeightOp
 from sofie.dialects.types import bytes_of, element_of, shape_of
 from sofie.grouping import fuse, shared_loops
-from sofie.passes.pack_words import sums_bytes
+from sofie.passes.pack_words import terms_of
 from sofie.rewrite import erase, fused_location, replace_results, users
 from sofie.site import Offset, Site
 from sofie.sizes import is_static
@@ -123,7 +123,7 @@ def _pair(op: FusedOp | GenericOp) -> Pair | None:
         second, first = _part(op, window, expr.position), _part(producer, *_maker(producer, axis))
         if first is None or second is None or not _contracts(first) or not _slides(map.results, window):
             continue
-        if any(sums_bytes(m) for m in first.members):
+        if any(terms_of(m) for m in first.members):
             continue
         whole = padding is None or shape_of(made)[axis] == shape_of(value)[axis]
         if whole and producer.parent_block() is op.parent_block():

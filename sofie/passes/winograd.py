@@ -24,23 +24,35 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 from xdsl.builder import Builder
 from xdsl.context import Context
 from xdsl.dialects import arith, scf, tensor
-from xdsl.dialects.builtin import Float32Type, FloatAttr, IndexType, ModuleOp, f32
+from xdsl.dialects.builtin import (
+    Float32Type,
+    FloatAttr,
+    IndexType,
+    IntegerAttr,
+    IntegerType,
+    ModuleOp,
+    f32,
+    i8,
+    i16,
+    i32,
+)
 from xdsl.dialects.linalg.ops import GenericOp
-from xdsl.ir import Block, SSAValue
+from xdsl.ir import Attribute, Block, SSAValue
 from xdsl.ir.affine import AffineDimExpr, AffineExpr, AffineMap
 from xdsl.passes import ModulePass
 
 from sofie import extents, sizes, structured
-from sofie.dialects.scalars import computes
+from sofie.dialects.scalars import WORD, computes
 from sofie.dialects.sofie import WeightOp
-from sofie.dialects.types import element_of, shape_of
+from sofie.dialects.types import bytes_of, element_of, shape_of
 from sofie.errors import SofieError
 from sofie.rewrite import erase, fused_location, replace_results, users
 from sofie.site import Site
-from sofie.tiles import OFF, Transform, cheapest, transform
+from sofie.tiles import OF_BYTES, OFF, Transform, cheapest, integer_transform, transform
 from sofie.weights import Array
 
 CHOICES = ("2", "4", OFF)
@@ -65,18 +77,37 @@ class Winograd(ModulePass):
             return
         for generic in [o for o in op.walk() if isinstance(o, GenericOp)]:
             layer = _layer(generic)
-            if layer is not None:
-                chosen = cheapest(layer.height, layer.width, layer.channels, layer.outputs, int(self.max), layer.taps)
-                if chosen is not None:
-                    _Rewrite(layer, transform(chosen, layer.taps), self.block_bytes).run()
+            form = _chosen(layer, int(self.max)) if layer is not None else None
+            if layer is not None and form is not None:
+                _Rewrite(layer, form, self.block_bytes).run()
+
+
+def _chosen(layer: Layer, largest: int) -> Transform | None:
+    """The transform that a layer is cheapest with; None where the direct sum is, or no transform is exact on bytes."""
+    sizes_of = layer.height, layer.width, layer.channels, layer.outputs
+    if not layer.extensions:
+        tile = cheapest(*sizes_of, largest, layer.taps)
+        return None if tile is None else transform(tile, layer.taps)
+    if layer.taps != 3 or layer.channels % (WORD // 2):
+        return None
+    tile = cheapest(*sizes_of, largest, layer.taps, OF_BYTES)
+    if tile is None:
+        return None
+    form = integer_transform(tile)
+    return form if layer.most < 1 << (31 - form.shift) else integer_transform(2)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A convolution of stride 1: x (n, height + taps - 1, width + taps - 1, channels), result (n, height, width, k)."""
+    """A convolution of stride 1: x (n, height + taps - 1, width + taps - 1, channels), result (n, height, width, k).
+
+    Of floats, or of bytes whose products are summed as 32 bits.
+    """
 
     op: GenericOp
     x: SSAValue
+    extensions: Sequence[Extension]
+    """What makes 32 bits of a byte of x, and of one of the kernel; none of floats."""
     kernel: Array
     """(outputs, channels, taps, taps)."""
     name: str
@@ -118,12 +149,20 @@ class Layer:
         """Channels of x."""
         return shape_of(self.x)[3]
 
+    @property
+    def most(self) -> int:
+        """What no sum of products of bytes goes beyond, nor below its negative."""
+        kernel = self.kernel.astype(np.int64).reshape(self.outputs, -1)
+        up, down = (int(np.maximum(part, 0).sum(1).max()) for part in (kernel, -kernel))
+        return 255 * max(up, down) if self.extensions[0] is arith.ExtUIOp else 128 * (up + down)
+
 
 def _layer(op: GenericOp) -> Layer | None:
     """The convolution that an op is, if the pass can rewrite it."""
-    if len(op.inputs) != 2 or len(op.results) != 1 or not isinstance(element_of(op.results[0]), Float32Type):
+    if len(op.inputs) != 2 or len(op.results) != 1 or len(op.iterator_types) != 7:
         return None
-    if [type(o) for o in structured.body_ops(op)] != [arith.MulfOp, arith.AddfOp] or len(op.iterator_types) != 7:
+    extensions = _extensions(op)
+    if extensions is None:
         return None
     maps, extent = structured.maps_of(op), structured.extents(op)
     if structured.dims_of(maps[2]) != [0, 1, 2, 3] or not all(sizes.is_static(shape_of(v)) for v in op.operands):
@@ -145,7 +184,29 @@ def _layer(op: GenericOp) -> Layer | None:
     owner = op.inputs[weight].owner
     assert isinstance(owner, WeightOp)
     kernel = owner.blob.value.transpose([dims.index(d) for d in (3, channel, ky, kx)])
-    return Layer(op, x, kernel, owner.weight_name.data, _epilogue(op))
+    if weight == 0:
+        extensions = extensions[::-1]
+    return Layer(op, x, extensions, kernel, owner.weight_name.data, _epilogue(op))
+
+
+Extension = type[arith.ExtUIOp] | type[arith.ExtSIOp]
+
+
+def _extensions(op: GenericOp) -> Sequence[Extension] | None:
+    """What makes 32 bits of the bytes that an op multiplies and adds, in the order of its inputs.
+
+    None of them where it does so with floats; None where it does anything else.
+    """
+    body = structured.body_ops(op)
+    if [type(o) for o in body] == [arith.MulfOp, arith.AddfOp]:
+        return () if isinstance(element_of(op.results[0]), Float32Type) else None
+    if [type(o) for o in body[2:]] != [arith.MuliOp, arith.AddiOp] or element_of(op.results[0]) != i32:
+        return None
+    found: dict[SSAValue, Extension] = {
+        o.input: type(o) for o in body[:2] if isinstance(o, arith.ExtUIOp | arith.ExtSIOp) and o.input.type == i8
+    }
+    arguments = op.body.block.args[:2]
+    return [found[a] for a in arguments] if all(a in found for a in arguments) else None
 
 
 def _window(expr: AffineExpr, loop: int) -> int | None:
@@ -184,6 +245,16 @@ class _Rewrite:
     form: Transform
     block_bytes: int
 
+    @property
+    def _moved(self) -> Attribute:
+        """The type of transformed tiles."""
+        return i16 if self.form.whole else f32
+
+    @property
+    def _sum(self) -> Attribute:
+        """The type of their products, and of all that is between."""
+        return i32 if self.form.whole else f32
+
     def run(self) -> None:
         layer, m = self.layer, self.form.tile
         op = layer.epilogue or layer.op
@@ -193,7 +264,7 @@ class _Rewrite:
         more = layer.taps - 1
         x = _widened(site, layer.x, [layer.batch, -(-layer.height // m) * m + more, tiles * m + more, layer.channels])
         u = site.insert(WeightOp.of(layer.name, self.form.kernel(layer.kernel)))
-        y = site.empty(shape_of(layer.result), f32)
+        y = site.empty(shape_of(layer.result), element_of(layer.result))
         y.name_hint = layer.result.name_hint
         rows = self._rows_at_once(tiles)
         whole = layer.height // (rows * m)
@@ -211,8 +282,9 @@ class _Rewrite:
     def _rows_at_once(self, tiles: int) -> int:
         """Rows of tiles in a block: few keep its transforms in cache, but each block reads all weights."""
         layer, points, m = self.layer, self.form.size**2, self.form.tile
-        weights = 4 * points * layer.channels * layer.outputs
-        row, rows = 4 * points * tiles * (layer.channels + layer.outputs), -(-layer.height // m)
+        of_x, of_sum = bytes_of(self._moved), bytes_of(self._sum)
+        weights = of_x * points * layer.channels * layer.outputs
+        row, rows = points * tiles * (of_x * layer.channels + of_sum * layer.outputs), -(-layer.height // m)
 
         def traffic(at_once: int) -> int:
             spilled = 2 * row * rows if at_once * row > self.block_bytes else 0
@@ -242,11 +314,11 @@ class _Rewrite:
         more = layer.taps - 1
         part = site.slice(x, [image, first, 0, 0], [1, rows * m + more, tiles * m + more, layer.channels])
         v = self._transformed(site, part, rows, tiles)
-        start = site.fill(_zero(), [n * n, rows * tiles, layer.outputs], f32)
+        start = site.fill(_zero(self._sum), [n * n, rows * tiles, layer.outputs], self._sum)
         maps = [structured.dims_map(4, dims) for dims in ([0, 1, 3], [0, 3, 2], [0, 1, 2])]
         (product,) = site.generic([v, u], [start], maps, _multiply_add, [3])
-        product = site.put(product, site.empty([n * n, _apart(rows * tiles), layer.outputs], f32), [0, 0, 0])
-        into = site.empty([1, height, layer.width, layer.outputs], f32)
+        product = site.put(product, site.empty([n * n, _apart(rows * tiles), layer.outputs], self._sum), [0, 0, 0])
+        into = site.empty([1, height, layer.width, layer.outputs], element_of(layer.result))
         extra = _Extra(site, image, first, height, m)
         for down in _runs(height, m):
             for across in _runs(layer.width, m):
@@ -259,14 +331,17 @@ class _Rewrite:
         d = AffineExpr.dimension
         pixels = [(r, c) for r in range(n) for c in range(n)]
         maps = [structured.dims_map(3, [None, d(0) * m + r, d(1) * m + c, d(2)]) for r, c in pixels]
-        outs = [site.empty([rows, tiles, channels], f32) for _ in pixels]
-        made = site.generic(
-            [x] * len(pixels),
-            outs,
-            [*maps, *[structured.identity(3)] * len(outs)],
-            lambda b, args: self.form.input(b, list(args[: n * n])),
-        )
-        v = site.empty([n * n, _apart(rows * tiles), channels], f32)
+        outs = [site.empty([rows, tiles, channels], self._moved) for _ in pixels]
+
+        def body(b: Builder, args: Sequence[SSAValue]) -> list[SSAValue]:
+            if not self.form.whole:
+                return self.form.input(b, list(args[: n * n]))
+            extend = self.layer.extensions[0]
+            numbers = self.form.input(b, [b.insert(extend(pixel, i32)).result for pixel in args[: n * n]])
+            return [b.insert(arith.TruncIOp(number, i16)).result for number in numbers]
+
+        made = site.generic([x] * len(pixels), outs, [*maps, *[structured.identity(3)] * len(outs)], body)
+        v = site.empty([n * n, _apart(rows * tiles), channels], self._moved)
         for k, value in enumerate(made):
             v = site.put(site.reshape(value, [1, rows * tiles, channels]), v, [k, 0, 0])
         return site.slice(v, [0, 0, 0], [n * n, rows * tiles, channels])
@@ -296,7 +371,7 @@ class _Rewrite:
             given = args[n * n : n * n + len(reads)]
             return [f(b, value, given) for f, value in zip(finish, results, strict=True)]
 
-        outs = [site.empty([1, *shape], f32) for _ in pixels]
+        outs = [site.empty([1, *shape], element_of(layer.result)) for _ in pixels]
         made = site.generic(
             [*[product] * (n * n), *(v for v, _ in reads)],
             outs,
@@ -331,7 +406,7 @@ class _Rewrite:
         def finish(b: Builder, value: SSAValue, given: Sequence[SSAValue]) -> SSAValue:
             taken = [given[k] for k in from_start]
             begin = structured.inlined(owner, taken, b.insert) if isinstance(owner, GenericOp) else taken[0]
-            value = b.insert(arith.AddfOp(value, begin)).result
+            value = b.insert((arith.AddiOp if self.form.whole else arith.AddfOp)(value, begin)).results[0]
             if epilogue is None:
                 return value
             return structured.inlined(epilogue, [value if k is None else given[k] for k in places], b.insert)
@@ -415,28 +490,37 @@ def _apart(tiles: int) -> int:
 
 
 def _multiply_add(b: Builder, args: Sequence[SSAValue]) -> list[SSAValue]:
-    product = b.insert(arith.MulfOp(args[0], args[1]))
-    return [b.insert(arith.AddfOp(args[2], product.result)).result]
+    x, w, total = args
+    if total.type == i32:
+        x, w = (b.insert(arith.ExtSIOp(side, i32)).result for side in (x, w))
+        return [b.insert(arith.AddiOp(total, b.insert(arith.MuliOp(x, w)).result)).result]
+    return [b.insert(arith.AddfOp(total, b.insert(arith.MulfOp(x, w)).result)).result]
 
 
-def _zero() -> arith.ConstantOp:
+def _zero(kind: Attribute) -> arith.ConstantOp:
+    if isinstance(kind, IntegerType):
+        return arith.ConstantOp(IntegerAttr(0, kind))
     return arith.ConstantOp(FloatAttr(0.0, f32))
 
 
 def _widened(site: Site, x: SSAValue, shape: Sequence[int]) -> SSAValue:
-    """x with zeros behind its rows and columns up to `shape`; a buffer that was padded is padded further."""
+    """x with zeros behind its rows and columns up to `shape`; a buffer that was padded is padded further.
+
+    What lies there is of no result that is kept: of integers it can be anything.
+    """
     if shape_of(x) == tuple(shape):
         return x
-    owner = x.owner
-    if isinstance(owner, tensor.InsertSliceOp) and len(users(x)) == 1 and _is_zero(owner.dest):
-        near = Site(owner.location, owner)
-        into = near.fill(_zero(), shape, f32)
-        offsets = extents.entries(owner.static_offsets.get_values(), owner.offsets)
-        return near.put(owner.source, into, offsets, list(owner.static_strides.get_values()))
-    return site.put(x, site.fill(_zero(), shape, f32), [0] * len(shape))
+    owner, kind = x.owner, element_of(x)
+    if isinstance(owner, tensor.InsertSliceOp) and len(users(x)) == 1:
+        filling = structured.fill_of(owner.dest)
+        if filling is not None and (kind != f32 or _is_zero(filling)):
+            near = Site(owner.location, owner)
+            into = near.fill(filling.clone(), shape, kind)
+            offsets = extents.entries(owner.static_offsets.get_values(), owner.offsets)
+            return near.put(owner.source, into, offsets, list(owner.static_strides.get_values()))
+    return site.put(x, site.fill(_zero(kind), shape, kind), [0] * len(shape))
 
 
-def _is_zero(value: SSAValue) -> bool:
-    constant = structured.fill_of(value)
-    number = constant.value if constant is not None else None
+def _is_zero(constant: arith.ConstantOp) -> bool:
+    number = constant.value
     return isinstance(number, FloatAttr) and number.value.data == 0.0 and math.copysign(1.0, number.value.data) > 0

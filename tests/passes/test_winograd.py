@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,14 @@ import onnx
 import onnx.helper as oh
 import onnx.numpy_helper
 import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 
 import sofie
 from sofie import pipeline
 from sofie.frontends.onnx import load
-from sofie.tiles import transform
+from sofie.target import runs_here
+from sofie.tiles import integer_transform, transform
 from tests import models
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -91,6 +95,98 @@ def _direct(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> np.ndarray:
     if "b" in weights:
         y += weights["b"][:, None, None]
     return np.maximum(y + feeds.get("r", np.float32(0)), 0)
+
+
+BYTES = {"uint8": onnx.TensorProto.UINT8, "int8": onnx.TensorProto.INT8}
+SIDES = [*((s["height"], s["width"]) for s in SHAPES.values() if s["height"] < 20), (4, 5), (9, 3)]
+
+
+@st.composite
+def byte_layers(draw: st.DrawFn) -> dict[str, Any]:
+    """A convolution of bytes; its numbers are any, or the ends of their ranges, where sums and tiles are largest."""
+    rng, ends = np.random.default_rng(draw(st.integers(0, 2**32 - 1))), draw(st.booleans())
+    (height, width), channels = draw(st.sampled_from(SIDES)), draw(st.sampled_from([16, 18, 32, 144]))
+    layer: dict[str, Any] = {"pads": [draw(st.integers(0, 1)) for _ in range(4)]}
+    shapes = {"x": (draw(st.integers(1, 2)), channels, height, width), "w": (draw(st.integers(16, 33)), channels, 3, 3)}
+    for name, shape in shapes.items():
+        kind = np.iinfo(draw(st.sampled_from(sorted(BYTES))) if name == "x" else "int8")
+        few = rng.choice([kind.min, kind.max], shape, p=draw(st.sampled_from([(0, 1), (1, 0), (0.5, 0.5)])))
+        layer[name] = (few if ends else rng.integers(kind.min, kind.max + 1, shape)).astype(kind.dtype)
+        zeros = [0, kind.min, kind.max, 3] if name == "x" else [0]
+        layer[f"{name}_zero"] = np.asarray(draw(st.sampled_from(zeros)), kind.dtype)
+    return layer
+
+
+def _byte_model(layers: list[dict[str, Any]]) -> onnx.ModelProto:
+    """Each layer by itself."""
+    nodes, inputs, weights = [], [], {}
+    for k, layer in enumerate(layers):
+        names = [f"x{k}", f"w{k}", f"x_zero{k}", f"w_zero{k}"]
+        nodes.append(oh.make_node("ConvInteger", names, [f"y{k}"], pads=layer["pads"]))
+        kind = BYTES[str(layer["x"].dtype)]
+        inputs.append(oh.make_tensor_value_info(f"x{k}", kind, layer["x"].shape))
+        weights |= {f"{name}{k}": layer[name] for name in ("w", "x_zero", "w_zero")}
+    outputs = [oh.make_tensor_value_info(f"y{k}", onnx.TensorProto.INT32, None) for k in range(len(layers))]
+    tensors = [onnx.numpy_helper.from_array(value, name) for name, value in weights.items()]
+    graph = oh.make_graph(nodes, "bytes", inputs, outputs, tensors)
+    return oh.make_model(graph, opset_imports=[oh.make_opsetid("", 17)], ir_version=8)
+
+
+def _sums(layer: dict[str, Any]) -> np.ndarray:
+    """The products' sums in 64 bits."""
+    x = layer["x"].astype(np.int64) - int(layer["x_zero"])
+    top, left, bottom, right = layer["pads"]
+    windows = np.lib.stride_tricks.sliding_window_view(
+        np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right))), (3, 3), axis=(2, 3)
+    )
+    return np.einsum("nchwij,ocij->nohw", windows, layer["w"].astype(np.int64) - int(layer["w_zero"]), optimize=True)
+
+
+@pytest.mark.parametrize("tile", [2, 4])
+@pytest.mark.parametrize("cpu", runs_here())
+def test_sums_of_products_of_bytes_are_exact(cpu: str, tile: int) -> None:
+    """A transformed byte or weight that leaves 16 bits, a result that leaves what its division keeps, a wrong edge."""
+
+    @settings(phases=[Phase.explicit, Phase.generate], max_examples=3, deadline=None, print_blob=True)
+    @given(st.lists(byte_layers(), min_size=1, max_size=1))
+    def agrees(layers: list[dict[str, Any]]) -> None:
+        program = sofie.compile(_byte_model(layers), cpu=cpu)
+        results = program.run({f"x{k}": layer["x"] for k, layer in enumerate(layers)})
+        assert any(array.dtype == np.int16 for _, array in program.program.weights)
+        for layer, got in zip(layers, results.values(), strict=True):
+            np.testing.assert_array_equal(got, _sums(layer))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sofie.passes.winograd.cheapest", lambda *_: tile)
+        agrees()
+
+
+def test_a_sum_beyond_what_a_tile_of_four_divides_takes_a_tile_of_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    """144 channels of the largest bytes: a sum of 42 million, where 2^25 is 34 million."""
+    monkeypatch.setattr("sofie.passes.winograd.cheapest", lambda *_: 4)
+    weights = {outputs: np.full((16, outputs, 3, 3), 127, np.int8) for outputs in (112, 144)}
+    for channels, w in weights.items():
+        zero = np.asarray(0, np.uint8), np.asarray(0, np.int8)
+        x = np.full((1, channels, 8, 8), 255, np.uint8)
+        layer = {"x": x, "w": w, "x_zero": zero[0], "w_zero": zero[1], "pads": [1] * 4}
+        program = sofie.compile(_byte_model([layer]))
+        (points,) = {array.size // w[..., 0, 0].size for _, array in program.program.weights if array.dtype == np.int16}
+        assert points == (36 if channels == 112 else 16)
+        np.testing.assert_array_equal(program.run({"x0": x})["y0"], _sums(layer))
+
+
+@pytest.mark.parametrize("tile", [2, 4])
+def test_integer_matrices(tile: int) -> None:
+    """A' (G g . B' d) is the convolution times the square root of the divisor; of bytes nothing leaves 16 bits."""
+    form, rng = integer_transform(tile), np.random.default_rng(0)
+    d, g = rng.integers(-9, 9, form.size), rng.integers(-9, 9, 3)
+    y = np.array(form.a) @ ((np.array(form.g) @ g) * (np.array(form.b) @ d))
+    assert (y == math.isqrt(form.divisor) * np.convolve(d, g[::-1], "valid")).all()
+    for matrix, low, high in ((form.b, 0, 255), (form.b, -128, 127), (form.g, -128, 127)):
+        twice = np.array([np.outer(a, b) for a in matrix for b in matrix])
+        up, down = np.maximum(twice, 0).sum((1, 2)), np.minimum(twice, 0).sum((1, 2))
+        assert (up * high + down * low).max() < 1 << 15
+        assert (up * low + down * high).min() >= -(1 << 15)
 
 
 @pytest.mark.parametrize(("tile", "taps"), WORSE)

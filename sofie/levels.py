@@ -46,7 +46,7 @@ def _no_parallel(op: Operation) -> str | None:
 
 _CONTROL = ("scf.for", "scf.if")
 _CODES = frozenset({"sofie.decode", "sofie.encode", "sofie.quantize", "sofie.requantize"})
-_BYTES = frozenset({"sofie.load_word", "sofie.join", "sofie.dot"})
+_BYTES = frozenset({"sofie.load_word", "sofie.join", "sofie.dot", "sofie.dot_pairs", "sofie.widen_bytes"})
 _FRAME = frozenset({"builtin.module", "func.func", "func.return", "sofie.weight"})
 
 LEVELS = {

@@ -42,6 +42,28 @@ def coefficient(value: SSAValue, loop: SSAValue) -> int | None:
     return 0 if all(coefficient(v, loop) == 0 for v in operands) else None
 
 
+def distance(a: SSAValue, b: SSAValue) -> int | None:
+    """b - a, where that is a number whatever other values are; else None."""
+    terms: dict[SSAValue, int] = {}
+    apart = _collect(b, 1, terms) + _collect(a, -1, terms)
+    return None if any(terms.values()) else apart
+
+
+def _collect(value: SSAValue, factor: int, terms: dict[SSAValue, int]) -> int:
+    """Adds `value * factor` to a sum of products of values with numbers; returns its constant part."""
+    owner, known = value.owner, constant(value)
+    if known is not None:
+        return known * factor
+    if isinstance(owner, arith.AddiOp):
+        return _collect(owner.lhs, factor, terms) + _collect(owner.rhs, factor, terms)
+    if isinstance(owner, arith.MuliOp):
+        for other, number in ((owner.lhs, constant(owner.rhs)), (owner.rhs, constant(owner.lhs))):
+            if number is not None:
+                return _collect(other, factor * number, terms)
+    terms[value] = terms.get(value, 0) + factor
+    return 0
+
+
 def step(base: SSAValue, indices: Sequence[SSAValue], strides: Sequence[int], loop: SSAValue) -> int | None:
     """How many elements an access of memref `base` moves when `loop` advances by one; None if that varies."""
     assert isinstance(base.type, MemRefType)

@@ -121,6 +121,7 @@ class Options:
             raise SofieError(f"--blas {printable(self.blas)}: choose one of {', '.join(BLAS)}")
         options = {
             "vectorize": ArgSpec("vectorize", {"cpu": (target.name,)}),
+            "widen-words": ArgSpec("widen-words", {"cpu": (target.name,)}),
             "split-threads": ArgSpec("split-threads", {"threads": (self.threads,)}),
             "lower-to-blas": ArgSpec("lower-to-blas", {"library": (self.blas,)}),
             "pack-weights": ArgSpec("pack-weights", {} if self.blas == "none" else {"panel": (0,)}),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -181,8 +182,10 @@ def plan_of(nest: scf.ParallelOp, target: Cpu, tile: int = 0) -> Plan | None:
         tiles = -(-columns // (target.registers - 4))
         return Plan(d, None, lanes, -(-columns // tiles), overlap=overlap)
     rows = extent_of(nest, rows_loop)
-    sums = _sums(nest, d, rows_loop, target.registers)
-    heights = _heights(MANY_ROWS if rows is None else rows, columns, sums, tile or _apart(nest, d, rows_loop))
+    sums = _sums(nest, d, rows_loop, target)
+    widened = target.multiplies_pairs and any(isinstance(op, DotOp) for op in nest.body.walk())
+    limit = tile or _apart(nest, d, rows_loop)
+    heights = _heights(MANY_ROWS if rows is None else rows, columns, sums, limit, WIDENED if widened else PLAIN)
     outermost = _outermost(nest, d, rows_loop, len(heights) * lanes)
     return Plan(d, rows_loop, lanes, len(heights), heights, outermost, overlap)
 
@@ -353,7 +356,7 @@ ROUNDING = 6
 """Registers of what makes bytes of sums: four constants, a factor, and the element that a dot product cannot load."""
 
 
-def _sums(nest: scf.ParallelOp, lanes_loop: int, rows_loop: int, registers: int) -> int:
+def _sums(nest: scf.ParallelOp, lanes_loop: int, rows_loop: int, target: Cpu) -> int:
     """How many vectors the sums and kept operands of a tile may fill.
 
     All registers but one, where the other operand is one element at a time. Where it is a vector for each sum, as of a
@@ -365,12 +368,17 @@ def _sums(nest: scf.ParallelOp, lanes_loop: int, rows_loop: int, registers: int)
     loads = [op for op, times in _accesses(nest) if isinstance(op, Load) and times > 1]
     vectors = any(movement(op, lanes) == 1 and movement(op, rows) != 0 for op in loads)
     if vectors:
-        return max(registers // 2, 14)
+        return max(target.registers // 2, 14)
     rounds = any(isinstance(op, QuantizeOp | RequantizeOp) for op in nest.body.walk())
-    return registers - 1 - (ROUNDING if rounds else 0)
+    return target.registers - 1 - (ROUNDING if rounds and not _adds_pairs(nest, target) else 0)
 
 
-def _heights(rows: int, vectors: int, registers: int, limit: int) -> tuple[int, ...]:
+def _adds_pairs(nest: scf.ParallelOp, target: Cpu) -> bool:
+    """Whether a nest's sums are of products of 16 bits: `widen-words` makes them so where the CPU has no others."""
+    return target.multiplies_pairs and any(isinstance(op, DotOp | DotPairsOp) for op in nest.body.walk())
+
+
+def _heights(rows: int, vectors: int, registers: int, limit: int, step: Step) -> tuple[int, ...]:
     """Rows of a tile of one vector, of two, ..: as many vectors as take the fewest cycles over all rows and columns.
 
     A tile's sums and one row of constants have to fit into `registers`, and its rows are at most `limit`; of equals,
@@ -378,11 +386,11 @@ def _heights(rows: int, vectors: int, registers: int, limit: int) -> tuple[int, 
     """
 
     def total(height: int, count: int) -> float:
-        return (rows // height) * _cycles(height, count) + _cycles(rows % height, count)
+        return (rows // height) * step.cycles(height, count) + step.cycles(rows % height, count)
 
     best: list[int] = []
     for count in range(1, min(vectors, 4) + 1):
-        most_rows = min(limit, rows, (registers - count) // count)
+        most_rows = min(limit, rows, (registers - step.kept * count) // count)
         best.append(min(range(1, most_rows + 1), key=lambda height: (total(height, count), -height)))
 
     def whole(count: int) -> tuple[float, int, int]:
@@ -440,3 +448,19 @@ def _passes(size: int, times: int) -> float:
 def _cycles(rows: int, vectors: int) -> float:
     """What a tile takes a step: multiply-adds or loads at two a cycle, and at least the latency of one chain."""
     return max(rows * vectors, rows + vectors, 8) / 2 if rows else 0.0
+
+
+def _cycles_of_words(rows: int, vectors: int) -> float:
+    """The same where words become halves: what it takes to issue two multiply-adds a sum, of two ops each."""
+    return ((4 * rows + 4) * vectors + 2 * rows + 4) / 5 if rows else 0.0
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step of a tile's sums takes: cycles, by rows and vectors, and registers that a vector of columns keeps."""
+
+    cycles: Callable[[int, int], float]
+    kept: int
+
+
+PLAIN, WIDENED = Step(_cycles, 1), Step(_cycles_of_words, 2)

@@ -79,6 +79,9 @@ LOWER = (
     Step("dot-words", "loops over words become one operation, before rows and lanes are chosen"),
     Step("split-threads", "if asked, large kernels become parts; before lanes, which only see the part"),
     Step("vectorize", "lanes and register tiles, for nests that still say which loops are parallel", level="loop"),
+    Step(
+        "widen-words", "which rows share words can be seen once they are tiles; before anything else is in their loops"
+    ),
     Step("prefetch", "where rows pass over a panel can be seen once they are tiles"),
 )
 CUDA = (

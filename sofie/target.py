@@ -41,6 +41,11 @@ class Cpu:
         return f'__attribute__((target("{self.features},tune={self.tune}")))' if self.features else ""
 
     @property
+    def multiplies_pairs(self) -> bool:
+        """Whether two products of 16 bits and their sum are one instruction, and four of bytes are not."""
+        return self.level > 0 and not self.vnni
+
+    @property
     def namespace(self) -> str:
         """The C++ namespace of its kernels."""
         return f"v{self.level}{'_vnni' if self.vnni else ''}" if self.level else self.name

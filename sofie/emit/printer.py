@@ -22,7 +22,7 @@ from xdsl.dialects.builtin import (
 from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 
 from sofie.dialects.blas import GemmOp
-from sofie.dialects.scalars import ROUNDED
+from sofie.dialects.scalars import ROUNDED, DotPairsOp
 from sofie.dialects.types import element_of, strides_of
 from sofie.dialects.upstream import PrefetchOp
 from sofie.emit.expressions import ExpressionPrinter, fused_product, is_fused
@@ -114,6 +114,7 @@ class KernelPrinter(ExpressionPrinter):
         room = WIDTH - 3 * self.depth - 12
         waits = not _read_twice(op) and _can_wait(op, expression.reads)
         alone = ROUNDED in op.attributes  # a statement of its own is fused with no other
+        alone = alone or isinstance(op, DotPairsOp)  # the order of the ops is one of few registers
         if _always_inline(op) or (waits and not alone and (len(expression.text) < room or _accumulates(op))):
             self.spelled[result] = expression
             return

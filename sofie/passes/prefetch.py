@@ -25,12 +25,13 @@ from typing import ClassVar
 
 from xdsl.context import Context
 from xdsl.dialects import arith, func, scf, vector
-from xdsl.dialects.builtin import MemRefType, ModuleOp
+from xdsl.dialects.builtin import ModuleOp, VectorType
 from xdsl.ir import BlockArgument, Operation, SSAValue
 from xdsl.passes import ModulePass
 
 from sofie import affine
-from sofie.dialects.types import bytes_of, element_of, shape_of, strides_and_offset
+from sofie.dialects.scalars import LoadWordOp
+from sofie.dialects.types import bytes_of, element_of, shape_of, strides_of
 from sofie.dialects.upstream import PrefetchOp
 from sofie.loops import most_trips
 from sofie.memory import is_written
@@ -56,7 +57,7 @@ class Prefetch(ModulePass):
             found: dict[tuple[SSAValue, SSAValue, int], list[tuple[scf.ForOp, Stream]]] = {}
             for loop in [o for o in loops if not any(inner.regions for inner in o.body.block.ops)]:
                 for stream in _streams(loop):
-                    found.setdefault((stream.load.base, stream.panels, stream.panel), []).append((loop, stream))
+                    found.setdefault((_base(stream.load), stream.panels, stream.panel), []).append((loop, stream))
             indices = Indices(function.body.block)
             for together in found.values():
                 tiles = sum(stream.tiles for _, stream in together)
@@ -78,11 +79,27 @@ class Loop:
     """Elements for an advance by one."""
 
 
+VectorLoad = vector.LoadOp | LoadWordOp
+
+
+def _base(load: VectorLoad) -> SSAValue:
+    """What is loaded from."""
+    return load.base if isinstance(load, vector.LoadOp) else load.memref
+
+
+def _elements(load: VectorLoad) -> int:
+    """How many elements a load reads; none where it is no vector."""
+    kind = load.results[0].type
+    if not isinstance(kind, VectorType):
+        return 0
+    return kind.element_count() * bytes_of(kind.get_element_type()) // bytes_of(element_of(_base(load)))
+
+
 @dataclass(frozen=True)
 class Stream:
     """A load that walks through a panel, `width` elements a step, once for each of several tiles."""
 
-    load: vector.LoadOp
+    load: VectorLoad
     width: int
     walk: Sequence[Loop]
     """Through the panel, innermost first."""
@@ -103,21 +120,21 @@ class Stream:
     @property
     def size(self) -> int:
         """Bytes of all that it reads from."""
-        base = self.load.base
+        base = _base(self.load)
         return most(math.prod(shape_of(base))) * bytes_of(element_of(base))
 
 
 def _streams(loop: scf.ForOp) -> list[Stream]:
     """One for each buffer that the vectors loaded in a step of `loop` walk through without a gap."""
     found = []
-    loads = [op for op in loop.body.block.ops if isinstance(op, vector.LoadOp)]
-    for base in dict.fromkeys(op.base for op in loads):
-        of_base = [op for op in loads if op.base is base]
+    loads = [op for op in loop.body.block.ops if isinstance(op, VectorLoad) and _elements(op)]
+    for base in dict.fromkeys(_base(op) for op in loads):
+        of_base = [op for op in loads if _base(op) is base]
         first, *_ = of_base
         width = _moved(first, loop.body.block.args[0])
         if not isinstance(base, BlockArgument) or is_written(base) or not width:
             continue
-        if sum(op.result.type.get_shape()[0] for op in of_base) < width:
+        if sum(map(_elements, of_base)) < width:
             continue
         stream = _stream(loop, first, width)
         if stream is not None:
@@ -125,7 +142,7 @@ def _streams(loop: scf.ForOp) -> list[Stream]:
     return found
 
 
-def _stream(loop: scf.ForOp, load: vector.LoadOp, width: int) -> Stream | None:
+def _stream(loop: scf.ForOp, load: VectorLoad, width: int) -> Stream | None:
     """The loops around a load sorted into those that walk through its panel and those that repeat it.
 
     None where the load moves in another way, or where what follows the panel is not the next to be read.
@@ -167,11 +184,9 @@ def _loops_around(loop: scf.ForOp) -> list[tuple[SSAValue, int | None, int, bool
     return found
 
 
-def _moved(load: vector.LoadOp, variable: SSAValue) -> int | None:
-    kind = load.base.type
-    assert isinstance(kind, MemRefType)
-    strides, _ = strides_and_offset(kind)
-    return affine.step(load.base, list(load.indices), strides, variable)
+def _moved(load: VectorLoad, variable: SSAValue) -> int | None:
+    base = _base(load)
+    return affine.step(base, list(load.indices), strides_of(base), variable)
 
 
 def _fetch(loop: scf.ForOp, stream: Stream, before: int, tiles: int, indices: Indices) -> None:
@@ -197,7 +212,8 @@ def _fetch(loop: scf.ForOp, stream: Stream, before: int, tiles: int, indices: In
         if factor:
             at = add(arith.AddiOp(at, add(arith.MuliOp(variable, indices.constant(factor)))))
     at = add(arith.AddiOp(at, indices.constant(stream.panel + first)))
-    made.append(PrefetchOp(stream.load.base, [*stream.load.indices[:-1], at], SECOND))
+    base = _base(stream.load)
+    made.append(PrefetchOp(base, [*stream.load.indices[:-1], at], SECOND))
     block = loop.body.block
-    last = [op for op in block.ops if isinstance(op, vector.LoadOp) and op.base is stream.load.base][-1]
+    last = [op for op in block.ops if isinstance(op, VectorLoad) and _base(op) is base][-1]
     block.insert_ops_after(made, last)

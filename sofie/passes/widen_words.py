@@ -14,7 +14,8 @@
 
 Where a CPU multiplies no bytes, `sofie.dot` makes halves of both words each time: of a row's for each vector of columns
 again. Rows that overlap, as under the windows of a convolution, are one run of words, and widened once. A sum too long
-for `room` bytes goes by parts. 64 channels of 3 x 3 on 56 x 56: 48 -> 64 products of bytes a nanosecond (Zen 3).
+for `room` bytes goes by parts. ResNet-18 on one core: 36.1 -> 30.3 ms, MobileNetV2: 8.8 -> 8.0 ms (Zen 3, November
+2026).
 Declines on CPUs with dot products of bytes and on those that are not x86, for a single row, and where the words of a
 row do not follow one another.
 """
@@ -44,7 +45,7 @@ from sofie.target import cpu
 
 PLACES = ("even", "odd")
 FEWEST = 4
-"""A sum is not cut into parts of so few words."""
+"""A sum is not cut into parts of fewer words."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,8 @@ def _row(dot: DotOp) -> LoadWordOp | None:
 def _fitting(sums: Sums, room: int) -> tuple[Runs, int] | None:
     """The runs of a loop and how many words of a row to widen together, so that their halves fit into so many bytes."""
     alone = Runs(sums.rows, 0, {row.res: (r, 0) for r, row in enumerate(sums.rows)})
-    parts = [(alone, part) for part in range(sums.words, FEWEST, -1) if sums.words % part == 0]
+    words = [sums.words, *range(sums.words // 2, FEWEST - 1, -1)]
+    parts = [(alone, part) for part in words if sums.words % part == 0]
     together = _together(sums)
     choices = parts if together is None else [(together, sums.words), *parts]
     return next(((r, p) for r, p in choices if math.prod(r.shape(p)) * WORD <= room), None)

@@ -75,5 +75,5 @@ def test_only_x86_without_vnni_widens() -> None:
     kinds = {"x": TensorProto.UINT8, "y": TensorProto.INT32}
     proto = models.build([node], {"x": [4, 16]}, ["y"], {"w": np.ones((16, 8), np.int8)}, kinds)
     for cpu in ("portable", "aarch64", "x86-64-v2", "x86-64-v3", "x86-64-v3-vnni", "x86-64-v4", "x86-64-v4-vnni"):
-        widened = " wide[" in lower(proto, "m", Options(cpu=cpu)).header()
+        widened = "std::int32_t wide[" in lower(proto, "m", Options(cpu=cpu)).header()
         assert widened == (cpu in ("x86-64-v2", "x86-64-v3", "x86-64-v4")), cpu

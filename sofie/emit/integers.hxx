@@ -501,13 +501,14 @@ SOFIE_EXACTLY(16, requantized, quantized)
    SOFIE_INLINE i32x##n even_unsigned_bytes(i32x##n x) { return i32x##n(unsigned_halves_x##n(x) & 255); }         \
    SOFIE_INLINE i32x##n odd_unsigned_bytes(i32x##n x) { return i32x##n(unsigned_halves_x##n(x) >> 8); }           \
    SOFIE_INLINE i32x##n dot_pairs(i32x##n sum, i32x##n x, i32x##n w) { return multiply_add; }
-// The sum as an instruction: g++ would add the two products of a word first, and runs out of registers.
-#if SOFIE_GNU_X86 >= 2
-#define SOFIE_BY_MADD(n, bits, multiply) \
-   SOFIE_HALVES(n, i32x##n(__builtin_ia32_paddd##bits(sum, i32x##n(multiply(halves_x##n(x), halves_x##n(w))))))
+#define SOFIE_BY_MADD(n, multiply) SOFIE_BY_MADD_AND(n, multiply, wrapping_add)
+#define SOFIE_BY_MADD_AND(n, multiply, add) \
+   SOFIE_HALVES(n, i32x##n(add(sum, i32x##n(multiply(halves_x##n(x), halves_x##n(w))))))
+#if SOFIE_GNU_X86
+// The sum as an instruction: g++ would add the two products of a word first, and run out of 16 registers.
+#define SOFIE_ADD(bits) __builtin_ia32_paddd##bits
 #else
-#define SOFIE_BY_MADD(n, bits, multiply) \
-   SOFIE_HALVES(n, wrapping_add(sum, i32x##n(multiply(halves_x##n(x), halves_x##n(w)))))
+#define SOFIE_ADD(bits) wrapping_add
 #endif
 #define SOFIE_BY_PRODUCTS(n)                                                                                    \
    SOFIE_HALVES(                                                                                                \
@@ -528,29 +529,31 @@ SOFIE_HALVES(16, SOFIE_DPWSSD(512, 16))
 #endif
 #else
 #if SOFIE_X86 >= 2
-SOFIE_BY_MADD(4, 128, __builtin_ia32_pmaddwd128)
+SOFIE_BY_MADD_AND(4, __builtin_ia32_pmaddwd128, SOFIE_ADD(128))
 #else
 SOFIE_BY_PRODUCTS(4)
 #endif
 #if SOFIE_X86 >= 3
-SOFIE_BY_MADD(8, 256, __builtin_ia32_pmaddwd256)
+SOFIE_BY_MADD_AND(8, __builtin_ia32_pmaddwd256, SOFIE_ADD(256))
 #elif SOFIE_LANES >= 8
 SOFIE_BY_PRODUCTS(8)
 #endif
 #if SOFIE_X86 >= 4 && defined(__clang__)
-SOFIE_BY_MADD(16, 512, __builtin_ia32_pmaddwd512)
+SOFIE_BY_MADD(16, __builtin_ia32_pmaddwd512)
 #elif SOFIE_X86 >= 4
 SOFIE_INLINE i32x16 multiply_halves(i16_of_64 a, i16_of_64 b)
 {
    return __builtin_ia32_pmaddwd512_mask(a, b, i32x16{}, -1);
 }
-SOFIE_BY_MADD(16, 512, multiply_halves)
+SOFIE_BY_MADD(16, multiply_halves)
 #elif SOFIE_LANES >= 16
 SOFIE_BY_PRODUCTS(16)
 #endif
 #endif
 #undef SOFIE_DPWSSD
 #undef SOFIE_BY_PRODUCTS
+#undef SOFIE_ADD
+#undef SOFIE_BY_MADD_AND
 #undef SOFIE_BY_MADD
 #undef SOFIE_HALVES
 

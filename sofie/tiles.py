@@ -77,8 +77,10 @@ class Transform:
         self, builder: Builder, matrix: Matrix, values: Sequence[SSAValue], high: int, wide: int
     ) -> list[SSAValue]:
         n = self.size
-        columns = [_product(builder, matrix[:high], [values[r * n + c] for r in range(n)]) for c in range(n)]
-        rows = [_product(builder, matrix[:wide], [column[r] for column in columns]) for r in range(high)]
+        read = [c for c in range(n) if any(row[c] for row in matrix[:wide])]
+        columns = [_product(builder, matrix[:high], [values[r * n + c] for r in range(n)]) for c in read]
+        across = [[row[c] for c in read] for row in matrix[:wide]]
+        rows = [_product(builder, across, [column[r] for column in columns]) for r in range(high)]
         return [value for row in rows for value in row]
 
 

@@ -246,6 +246,29 @@ def quantized() -> onnx.ModelProto:
     return build(nodes, {"x": [1, 3, 9, 10]}, ["y", "sum_q"], weights, {"sum_q": TensorProto.UINT8})
 
 
+def tiles() -> onnx.ModelProto:
+    """Convolutions of bytes, so large that their products are those of transformed tiles, with others at the edges.
+
+    Weights have 7 bits: without VNNI, ONNX Runtime's sums of two products saturate at 16 bits.
+    """
+    weights = {
+        "w": rng(1).integers(-63, 64, (48, 32, 3, 3)).astype(np.int8),
+        "zero": np.array(128, np.uint8),
+        "scale": np.float32(0.02),
+        "w_scale": (np.abs(normal(48, seed=2)) / 100 + 0.005).astype(np.float32),
+        "w_zero": np.zeros(48, np.int8),
+        "y_scale": np.float32(0.7),
+        "bias": rng(3).integers(-20000, 20000, 48).astype(np.int32),
+    }
+    numbers = ["x", "scale", "zero", "w", "w_scale", "w_zero", "y_scale", "zero", "bias"]
+    nodes = [
+        helper.make_node("ConvInteger", ["x", "w", "zero"], ["sums"], name="sums", pads=[1, 1, 1, 1]),
+        helper.make_node("QLinearConv", numbers, ["y"], name="y", pads=[1, 1, 1, 1]),
+    ]
+    kinds = {"x": TensorProto.UINT8, "sums": TensorProto.INT32, "y": TensorProto.UINT8}
+    return build(nodes, {"x": [1, 32, 15, 14]}, ["sums", "y"], weights, kinds)
+
+
 def halves() -> onnx.ModelProto:
     """Floats of 16 bits: read, rounded, written, and a layer of such, whose sums they hold exactly."""
     half, brain = TensorProto.FLOAT16, TensorProto.BFLOAT16
@@ -281,6 +304,7 @@ ALL: dict[str, Callable[[], onnx.ModelProto]] = {
     "choices": choices,
     "samples": samples,
     "quantized": quantized,
+    "tiles": tiles,
     "halves": halves,
 }
 

@@ -100,7 +100,6 @@ template <int zero, int least, int most> SOFIE_INLINE std::int8_t quantized(floa
    SOFIE_INLINE i32x##n to_i32(i16x##n x) { return __builtin_convertvector(x, i32x##n); }                        \
    SOFIE_INLINE i32x##n unsigned_to_i32(i16x##n x) { return __builtin_convertvector(u16x##n(x), i32x##n); }      \
    SOFIE_INLINE i32x##n to_i32(f32x##n x) { return __builtin_convertvector(x, i32x##n); }                        \
-   SOFIE_INLINE i16x##n to_i16(i32x##n x) { return __builtin_convertvector(x, i16x##n); }                        \
    SOFIE_INLINE f32x##n to_f32(i32x##n x) { return __builtin_convertvector(x, f32x##n); }                        \
    template <class T> SOFIE_INLINE i32x##n load_words_x##n(const T *from)                                        \
    {                                                                                                             \
@@ -116,12 +115,44 @@ template <int zero, int least, int most> SOFIE_INLINE std::int8_t quantized(floa
    {                                                                                                             \
       return i8x##n(u8x##n(a) < u8x##n(b) ? u8x##n(a) : u8x##n(b));                                              \
    }
+SOFIE_VECTOR(char, char_x16, 16)
+SOFIE_VECTOR(long long, i64x2, 16)
 SOFIE_INTEGERS(4)
+SOFIE_INLINE i16x4 to_i16(i32x4 x) { return __builtin_convertvector(x, i16x4); }
 #if SOFIE_LANES >= 8
 SOFIE_INTEGERS(8)
+#if SOFIE_GNU_X86 >= 3
+// The lowest bytes of the numbers of each half, side by side, then both halves.
+SOFIE_VECTOR(char, char_x32, 32)
+SOFIE_VECTOR(long long, i64x4, 32)
+SOFIE_INLINE i8x8 to_i8(i32x8 x)
+{
+   constexpr char_x32 lowest = {0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
+                                0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
+   const i64x4 near = i64x4(__builtin_ia32_pshufb256(char_x32(x), lowest));
+   const i32x4 low = i32x4(__builtin_ia32_extract128i256(near, 0)),
+               high = i32x4(__builtin_ia32_extract128i256(near, 1));
+   const i64x2 both = i64x2(__builtin_ia32_punpckldq128(low, high));
+   i8x8 bytes{};
+   __builtin_memcpy(&bytes, &both, sizeof bytes);
+   return bytes;
+}
+
+SOFIE_INLINE i16x8 to_i16(i32x8 x)
+{
+   constexpr char_x32 lowest = {0, 1, 4, 5, 8, 9, 12, 13, -1, -1, -1, -1, -1, -1, -1, -1,
+                                0, 1, 4, 5, 8, 9, 12, 13, -1, -1, -1, -1, -1, -1, -1, -1};
+   const i64x4 near = i64x4(__builtin_ia32_pshufb256(char_x32(x), lowest));
+   return i16x8(__builtin_ia32_extract128i256(__builtin_ia32_permdi256(near, 8), 0));
+}
+#else
+SOFIE_INLINE i16x8 to_i16(i32x8 x) { return __builtin_convertvector(x, i16x8); }
+SOFIE_INLINE i8x8 to_i8(i32x8 x) { return __builtin_convertvector(to_i16(x), i8x8); }
+#endif
 #endif
 #if SOFIE_LANES >= 16
 SOFIE_INTEGERS(16)
+SOFIE_INLINE i16x16 to_i16(i32x16 x) { return __builtin_convertvector(x, i16x16); }
 #endif
 
 // Bytes as 32 bits and back, where no instruction does it by way of 16 bits.
@@ -140,8 +171,6 @@ SOFIE_INTEGERS(16)
    }                                                                                                        \
    SOFIE_INLINE i32x##n to_i32(i8x##n x) { return i32x##n(__builtin_ia32_pmovsxbd##bits(first_bytes(x))); } \
    SOFIE_INLINE i32x##n unsigned_to_i32(i8x##n x) { return i32x##n(__builtin_ia32_pmovzxbd##bits(first_bytes(x))); }
-SOFIE_VECTOR(char, char_x16, 16)
-SOFIE_VECTOR(long long, i64x2, 16)
 #if SOFIE_GNU_X86 >= 2
 SOFIE_BYTES(4, std::int32_t, i32x4, 128)
 #else
@@ -155,7 +184,6 @@ SOFIE_BYTES(8, long long, i64x2, 256)
 #else
 SOFIE_BY_16(8)
 #endif
-SOFIE_INLINE i8x8 to_i8(i32x8 x) { return __builtin_convertvector(to_i16(x), i8x8); }
 #endif
 
 #if SOFIE_LANES >= 16

@@ -13,8 +13,14 @@ twice that of the direct sum, where the textbook's 0, +-1, +-2 have 5 to 15 time
 of 2 x 2 results of a 5 x 5 kernel takes 36 multiplications, not 100, with 2 to 3.5 times ONNX Runtime's error (a net of
 14 such layers: 105 -> 84 ms, Zen 4). Weights are transformed here, in double precision. Tiles are walked in blocks
 whose transforms stay in the second-level cache. Per layer, the cheapest by a model of flops and bytes is taken, direct
-convolution included. Declines for other kernels, groups, few channels, run-time sizes and other element types than
-float32.
+convolution included.
+
+Sums of products of bytes by a 3 x 3 kernel are exact. Transforms with whole numbers (points 0, +-1, +-2 and infinity
+for m = 4) leave 16 bits for each factor. Sums wrap at 32 bits; those of a result are 576 times it modulo 2^32. That times
+the inverse of 9, shifted by 6, is the result, if it is within 2^25 by what the weights are; else m is 2, where sums are 4
+times a result. Weights take 8 times their bytes. ResNet-18 in int8: 43.9 -> 28.8 ms (Zen 3, November 2026).
+
+Declines for other kernels, groups, few channels, run-time sizes and other element types.
 """
 
 from __future__ import annotations

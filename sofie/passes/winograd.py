@@ -16,9 +16,10 @@ whose transforms stay in the second-level cache. Per layer, the cheapest by a mo
 convolution included.
 
 Sums of products of bytes by a 3 x 3 kernel are exact. Transforms with whole numbers (points 0, +-1, +-2 and infinity
-for m = 4) leave 16 bits for each factor. Sums wrap at 32 bits; those of a result are 576 times it modulo 2^32. That times
-the inverse of 9, shifted by 6, is the result, if it is within 2^25 by what the weights are; else m is 2, where sums are 4
-times a result. Weights take 8 times their bytes. ResNet-18 in int8: 43.9 -> 28.8 ms (Zen 3, November 2026).
+for m = 4) leave 16 bits for each factor. Sums wrap at 32 bits; those of a result are 576 times it modulo 2^32. That
+times the inverse of 9, shifted by 6, is the result, if it is within 2^25 by what the weights are; else m is 2, where
+sums are 4 times a result. Weights take 8 times their bytes. ResNet-18 in int8: 43.9 -> 28.8 ms (Zen 3, November
+2026).
 
 Declines for other kernels, groups, few channels, run-time sizes and other element types.
 """

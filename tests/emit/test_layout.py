@@ -16,7 +16,7 @@ STYLE = resources.files("sofie.emit").joinpath(".clang-format")
 CHANGED = 0.02
 """The part of all lines that may come out differently: long sums break otherwise."""
 
-WIDE = ("samples", "quantized")
+WIDE = ("samples", "quantized", "tiles")
 """Their expressions are wider than a line, which the printer does not break."""
 
 

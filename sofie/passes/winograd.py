@@ -92,7 +92,7 @@ class Winograd(ModulePass):
 def _chosen(layer: Layer, largest: int) -> Transform | None:
     """The transform that a layer is cheapest with; None where the direct sum is, or no transform is exact on bytes."""
     sizes_of = layer.height, layer.width, layer.channels, layer.outputs
-    if not layer.extensions:
+    if not layer.of_bytes:
         tile = cheapest(*sizes_of, largest, layer.taps)
         return None if tile is None else transform(tile, layer.taps)
     if layer.taps != 3 or layer.channels % (WORD // 2):
@@ -113,8 +113,8 @@ class Layer:
 
     op: GenericOp
     x: SSAValue
-    extensions: Sequence[Extension]
-    """What makes 32 bits of a byte of x, and of one of the kernel; none of floats."""
+    of_bytes: bool
+    """Those of x have no sign, those of the kernel have one."""
     kernel: Array
     """(outputs, channels, taps, taps)."""
     name: str
@@ -161,21 +161,21 @@ class Layer:
         """What no sum of products of bytes goes beyond, nor below its negative."""
         kernel = self.kernel.astype(np.int64).reshape(self.outputs, -1)
         up, down = (int(np.maximum(part, 0).sum(1).max()) for part in (kernel, -kernel))
-        return 255 * max(up, down) if self.extensions[0] is arith.ExtUIOp else 128 * (up + down)
+        return 255 * max(up, down)
 
 
 def _layer(op: GenericOp) -> Layer | None:
     """The convolution that an op is, if the pass can rewrite it."""
     if len(op.inputs) != 2 or len(op.results) != 1 or len(op.iterator_types) != 7:
         return None
-    extensions = _extensions(op)
-    if extensions is None:
+    of_bytes = _is_of_bytes(op)
+    if of_bytes is None:
         return None
     maps, extent = structured.maps_of(op), structured.extents(op)
     if structured.dims_of(maps[2]) != [0, 1, 2, 3] or not all(sizes.is_static(shape_of(v)) for v in op.operands):
         return None
     weight = next((k for k, v in enumerate(op.inputs) if isinstance(v.owner, WeightOp)), None)
-    if weight is None:
+    if weight is None or (of_bytes and weight == 0):
         return None
     x, dims = op.inputs[1 - weight], structured.dims_of(maps[weight])
     walked = maps[1 - weight].results
@@ -191,29 +191,19 @@ def _layer(op: GenericOp) -> Layer | None:
     owner = op.inputs[weight].owner
     assert isinstance(owner, WeightOp)
     kernel = owner.blob.value.transpose([dims.index(d) for d in (3, channel, ky, kx)])
-    if weight == 0:
-        extensions = extensions[::-1]
-    return Layer(op, x, extensions, kernel, owner.weight_name.data, _epilogue(op))
+    return Layer(op, x, of_bytes, kernel, owner.weight_name.data, _epilogue(op))
 
 
-Extension = type[arith.ExtUIOp] | type[arith.ExtSIOp]
-
-
-def _extensions(op: GenericOp) -> Sequence[Extension] | None:
-    """What makes 32 bits of the bytes that an op multiplies and adds, in the order of its inputs.
-
-    None of them where it does so with floats; None where it does anything else.
-    """
+def _is_of_bytes(op: GenericOp) -> bool | None:
+    """Whether an op adds products of bytes, the first without a sign; None if it adds none, nor any of float32."""
     body = structured.body_ops(op)
-    if [type(o) for o in body] == [arith.MulfOp, arith.AddfOp]:
-        return () if isinstance(element_of(op.results[0]), Float32Type) else None
-    if [type(o) for o in body[2:]] != [arith.MuliOp, arith.AddiOp] or element_of(op.results[0]) != i32:
+    kinds = [type(o) for o in body]
+    if kinds == [arith.MulfOp, arith.AddfOp]:
+        return False if isinstance(element_of(op.results[0]), Float32Type) else None
+    if kinds != [arith.ExtUIOp, arith.ExtSIOp, arith.MuliOp, arith.AddiOp] or element_of(op.results[0]) != i32:
         return None
-    found: dict[SSAValue, Extension] = {
-        o.input: type(o) for o in body[:2] if isinstance(o, arith.ExtUIOp | arith.ExtSIOp) and o.input.type == i8
-    }
-    arguments = op.body.block.args[:2]
-    return [found[a] for a in arguments] if all(a in found for a in arguments) else None
+    factors = [o.operands[0] for o in body[:2]]
+    return True if factors == list(op.body.block.args[:2]) and all(f.type == i8 for f in factors) else None
 
 
 def _window(expr: AffineExpr, loop: int) -> int | None:
@@ -343,8 +333,7 @@ class _Rewrite:
         def body(b: Builder, args: Sequence[SSAValue]) -> list[SSAValue]:
             if not self.form.whole:
                 return self.form.input(b, list(args[: n * n]))
-            extend = self.layer.extensions[0]
-            numbers = self.form.input(b, [b.insert(extend(pixel, i32)).result for pixel in args[: n * n]])
+            numbers = self.form.input(b, [b.insert(arith.ExtUIOp(pixel, i32)).result for pixel in args[: n * n]])
             return [b.insert(arith.TruncIOp(number, i16)).result for number in numbers]
 
         made = site.generic([x] * len(pixels), outs, [*maps, *[structured.identity(3)] * len(outs)], body)

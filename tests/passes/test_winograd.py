@@ -182,7 +182,7 @@ def test_integer_matrices(tile: int) -> None:
     d, g = rng.integers(-9, 9, form.size), rng.integers(-9, 9, 3)
     y = np.array(form.a) @ ((np.array(form.g) @ g) * (np.array(form.b) @ d))
     assert (y == math.isqrt(form.divisor) * np.convolve(d, g[::-1], "valid")).all()
-    for matrix, low, high in ((form.b, 0, 255), (form.b, -128, 127), (form.g, -128, 127)):
+    for matrix, low, high in ((form.b, 0, 255), (form.g, -128, 127)):
         twice = np.array([np.outer(a, b) for a in matrix for b in matrix])
         up, down = np.maximum(twice, 0).sum((1, 2)), np.minimum(twice, 0).sum((1, 2))
         assert (up * high + down * low).max() < 1 << 15

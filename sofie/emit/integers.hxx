@@ -19,6 +19,8 @@
 namespace detail {
 
 using shared::round_even;
+using shared::shift_left;
+using shared::shift_right;
 using shared::wrapping_add;
 using shared::wrapping_mul;
 using shared::wrapping_sub;

@@ -14,8 +14,12 @@ Feeds = dict[str, np.ndarray]
 
 
 def runtime(model: onnx.ModelProto, feeds: Feeds) -> list[np.ndarray]:
-    """The outputs by ONNX Runtime, on one thread; it sums products with weights of 4 bits in float32."""
+    """The outputs by ONNX Runtime, on one thread; it sums products with weights of 4 bits in float32.
+
+    Those of bytes are exact: on x86 without VNNI they would saturate at 16 bits.
+    """
     options = ort.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     options.intra_op_num_threads = 1
     return ort.InferenceSession(model.SerializeToString(), options).run(None, feeds)

@@ -23,8 +23,8 @@ Matrix = list[list[float]]
 class Transform:
     """F(tile x tile, taps x taps): matrices B' (size, size), G (size, taps) and A' (tile, size).
 
-    whole: whether all of it is on integers of 32 bits, which wrap. Then the results of A' are `divisor` times those of
-    the convolution, a number whose odd part has an inverse modulo 2^32.
+    divisor: 1 on floats. On integers of 32 bits, which wrap, the results of A' are so many times those of the
+    convolution.
     """
 
     tile: int
@@ -33,12 +33,16 @@ class Transform:
     g: Matrix
     a: Matrix
     divisor: int = 1
-    whole: bool = False
 
     @property
     def size(self) -> int:
         """The side of a tile of the input."""
         return self.tile + self.taps - 1
+
+    @property
+    def whole(self) -> bool:
+        """Whether all of it is on integers."""
+        return self.divisor > 1
 
     @property
     def shift(self) -> int:
@@ -62,7 +66,7 @@ class Transform:
     def output(self, builder: Builder, products: Sequence[SSAValue], high: int, wide: int) -> list[SSAValue]:
         """The first `high` rows and `wide` columns of A' m A, row by row, divided."""
         results = self._twice(builder, self.a, products, high, wide)
-        return [self._divided(builder, result) for result in results] if self.divisor > 1 else results
+        return [self._divided(builder, result) for result in results] if self.whole else results
 
     def _divided(self, builder: Builder, result: SSAValue) -> SSAValue:
         """A multiple of the divisor modulo 2^32 over it: exact where the quotient times 2^shift has 32 bits."""
@@ -122,12 +126,12 @@ def transform(tile: int, taps: int = 3) -> Transform:
 def integer_transform(tile: int) -> Transform:
     """The same on integers, for 3 taps; for a tile of 4 its points are 0, +-1, +-2 and infinity.
 
-    Of bytes, B' d B and G w G' have no more than 16 bits. A row of G is as often that of the rational transform as its
-    bits allow, so that A' needs the fewest multiplications.
+    Of bytes, those of d without a sign, B' d B and G w G' have no more than 16 bits. A row of G is as often that of
+    the rational transform as its bits allow, so that A' needs the fewest multiplications.
     """
     if tile == 2:
         form = transform(2)
-        return Transform(2, 3, form.b, [[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]], form.a, 4, whole=True)
+        return Transform(2, 3, form.b, [[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]], form.a, 4)
     return Transform(
         4,
         3,
@@ -142,7 +146,6 @@ def integer_transform(tile: int) -> Transform:
         [[6, 0, 0], [-4, -4, -4], [-4, 4, -4], [1, 2, 4], [1, -2, 4], [0, 0, 12]],
         [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 2]],
         576,
-        whole=True,
     )
 
 
@@ -220,9 +223,8 @@ def _negated(builder: Builder, value: SSAValue) -> SSAValue:
 def _scaled(builder: Builder, weight: float, value: SSAValue) -> SSAValue:
     """The value times a positive weight; an integer by shifts, since these cost less."""
     if value.type != i32:
-        return builder.insert(
-            arith.MulfOp(builder.insert(arith.ConstantOp(FloatAttr(weight, f32))).result, value)
-        ).result
+        constant = builder.insert(arith.ConstantOp(FloatAttr(weight, f32)))
+        return builder.insert(arith.MulfOp(constant.result, value)).result
     bits = [k for k in range(int(weight).bit_length()) if int(weight) >> k & 1]
     parts = [builder.insert(arith.ShLIOp(value, _integer(builder, k))).result if k else value for k in bits]
     total = parts[0]

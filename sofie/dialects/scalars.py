@@ -125,48 +125,35 @@ class JoinOp(IRDLOperation):
             raise VerifyException("sofie.join makes a word of four i8 or two i16")
 
 
-@irdl_op_definition
-class DotOp(IRDLOperation):
-    """sum + x[0] w[0] + .. + x[3] w[3], bytes of words: those of x have no sign, those of w have one (level 4).
+class _Dot(IRDLOperation, ABC):
+    """The sum with the products of what is in two words: of i32, or of vectors of them by lane. It wraps."""
 
-    Of i32, or of vectors of them by lane. The sum wraps.
-    """
+    sum = operand_def()
+    x = operand_def()
+    w = operand_def()
+    res = result_def()
+    traits = traits_def(Pure())
+
+    def __init__(self, sum: SSAValue, x: SSAValue, w: SSAValue) -> None:
+        super().__init__(operands=[sum, x, w], result_types=[sum.type])
+
+    def verify_(self) -> None:
+        if not self.sum.type == self.x.type == self.w.type == self.res.type:
+            raise VerifyException(f"{self.name} is of operands and a result of one type")
+
+
+@irdl_op_definition
+class DotOp(_Dot):
+    """sum + x[0] w[0] + .. + x[3] w[3], bytes of words: those of x have no sign, those of w have one (level 4)."""
 
     name = "sofie.dot"
-    sum = operand_def()
-    x = operand_def()
-    w = operand_def()
-    res = result_def()
-    traits = traits_def(Pure())
-
-    def __init__(self, sum: SSAValue, x: SSAValue, w: SSAValue) -> None:
-        super().__init__(operands=[sum, x, w], result_types=[sum.type])
-
-    def verify_(self) -> None:
-        if not self.sum.type == self.x.type == self.w.type == self.res.type:
-            raise VerifyException("sofie.dot is of operands and a result of one type")
 
 
 @irdl_op_definition
-class DotPairsOp(IRDLOperation):
-    """sum + x[0] w[0] + x[1] w[1], the halves of words, which have a sign (level 4).
-
-    Of i32, or of vectors of them by lane. The sum wraps.
-    """
+class DotPairsOp(_Dot):
+    """sum + x[0] w[0] + x[1] w[1], the halves of words, which have a sign (level 4)."""
 
     name = "sofie.dot_pairs"
-    sum = operand_def()
-    x = operand_def()
-    w = operand_def()
-    res = result_def()
-    traits = traits_def(Pure())
-
-    def __init__(self, sum: SSAValue, x: SSAValue, w: SSAValue) -> None:
-        super().__init__(operands=[sum, x, w], result_types=[sum.type])
-
-    def verify_(self) -> None:
-        if not self.sum.type == self.x.type == self.w.type == self.res.type:
-            raise VerifyException("sofie.dot_pairs is of operands and a result of one type")
 
 
 @irdl_op_definition

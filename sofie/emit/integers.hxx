@@ -1,5 +1,5 @@
 // What kernels that mix types are written in: vectors of bytes, of 16 and of 32 bits, conversions between them and to
-// floats, sums of four products of bytes, and doubles for as many lanes as a vector of floats has: two vectors.
+// floats, sums of products of 16 bits and of bytes, and doubles for as many lanes as a vector of floats has: two vectors.
 //
 // Expects lanes.hxx before it, SOFIE_LEVEL, the x86-64 level of the kernels' CPU or 0, and SOFIE_VNNI where that has dot
 // products of bytes. The instructions are those that g++ does not find by itself. -1 and 4, 8: all lanes, rounded as
@@ -531,8 +531,7 @@ SOFIE_EXACTLY(16, requantized, quantized)
    SOFIE_INLINE i32x##n even_unsigned_bytes(i32x##n x) { return i32x##n(unsigned_halves_x##n(x) & 255); }         \
    SOFIE_INLINE i32x##n odd_unsigned_bytes(i32x##n x) { return i32x##n(unsigned_halves_x##n(x) >> 8); }           \
    SOFIE_INLINE i32x##n dot_pairs(i32x##n sum, i32x##n x, i32x##n w) { return multiply_add; }
-#define SOFIE_BY_MADD(n, multiply) SOFIE_BY_MADD_AND(n, multiply, wrapping_add)
-#define SOFIE_BY_MADD_AND(n, multiply, add) \
+#define SOFIE_BY_MADD(n, multiply, add) \
    SOFIE_HALVES(n, i32x##n(add(sum, i32x##n(multiply(halves_x##n(x), halves_x##n(w))))))
 #if SOFIE_GNU_X86
 // The sum as an instruction: g++ would add the two products of a word first, and run out of 16 registers.
@@ -547,43 +546,41 @@ SOFIE_EXACTLY(16, requantized, quantized)
            u32x##n(sum) + u32x##n(i32x##n(u32x##n(x) << 16) >> 16) * u32x##n(i32x##n(u32x##n(w) << 16) >> 16) + \
            u32x##n(x >> 16) * u32x##n(w >> 16)))
 #if defined(__clang__)
-#define SOFIE_DPWSSD(bits, lanes) __builtin_ia32_vpdpwssd##bits(sum, x, w)
+#define SOFIE_VNNI_SUM(name, bits, lanes) __builtin_ia32_##name##bits(sum, x, w)
 #else
-#define SOFIE_DPWSSD(bits, lanes) __builtin_ia32_vpdpwssd_v##lanes##si(sum, x, w)
+#define SOFIE_VNNI_SUM(name, bits, lanes) __builtin_ia32_##name##_v##lanes##si(sum, x, w)
 #endif
 #if defined(__x86_64__) && defined(SOFIE_VNNI)
-SOFIE_HALVES(4, SOFIE_DPWSSD(128, 4))
-SOFIE_HALVES(8, SOFIE_DPWSSD(256, 8))
+SOFIE_HALVES(4, SOFIE_VNNI_SUM(vpdpwssd, 128, 4))
+SOFIE_HALVES(8, SOFIE_VNNI_SUM(vpdpwssd, 256, 8))
 #if SOFIE_LANES >= 16
-SOFIE_HALVES(16, SOFIE_DPWSSD(512, 16))
+SOFIE_HALVES(16, SOFIE_VNNI_SUM(vpdpwssd, 512, 16))
 #endif
 #else
 #if SOFIE_X86 >= 2
-SOFIE_BY_MADD_AND(4, __builtin_ia32_pmaddwd128, SOFIE_ADD(128))
+SOFIE_BY_MADD(4, __builtin_ia32_pmaddwd128, SOFIE_ADD(128))
 #else
 SOFIE_BY_PRODUCTS(4)
 #endif
 #if SOFIE_X86 >= 3
-SOFIE_BY_MADD_AND(8, __builtin_ia32_pmaddwd256, SOFIE_ADD(256))
+SOFIE_BY_MADD(8, __builtin_ia32_pmaddwd256, SOFIE_ADD(256))
 #elif SOFIE_LANES >= 8
 SOFIE_BY_PRODUCTS(8)
 #endif
 #if SOFIE_X86 >= 4 && defined(__clang__)
-SOFIE_BY_MADD(16, __builtin_ia32_pmaddwd512)
+SOFIE_BY_MADD(16, __builtin_ia32_pmaddwd512, wrapping_add)
 #elif SOFIE_X86 >= 4
 SOFIE_INLINE i32x16 multiply_halves(i16_of_64 a, i16_of_64 b)
 {
    return __builtin_ia32_pmaddwd512_mask(a, b, i32x16{}, -1);
 }
-SOFIE_BY_MADD(16, multiply_halves)
+SOFIE_BY_MADD(16, multiply_halves, wrapping_add)
 #elif SOFIE_LANES >= 16
 SOFIE_BY_PRODUCTS(16)
 #endif
 #endif
-#undef SOFIE_DPWSSD
 #undef SOFIE_BY_PRODUCTS
 #undef SOFIE_ADD
-#undef SOFIE_BY_MADD_AND
 #undef SOFIE_BY_MADD
 #undef SOFIE_HALVES
 
@@ -599,16 +596,11 @@ SOFIE_BY_PRODUCTS(16)
    }
 #define SOFIE_DOT_BY_HALVES(n) \
    SOFIE_DOT(n, dot_pairs(dot_pairs(sum, even_unsigned_bytes(x), even_bytes(w)), odd_unsigned_bytes(x), odd_bytes(w)))
-#if defined(__clang__)
-#define SOFIE_DPBUSD(bits, lanes) __builtin_ia32_vpdpbusd##bits(sum, x, w)
-#else
-#define SOFIE_DPBUSD(bits, lanes) __builtin_ia32_vpdpbusd_v##lanes##si(sum, x, w)
-#endif
 #if defined(__x86_64__) && defined(SOFIE_VNNI)
-SOFIE_DOT(4, SOFIE_DPBUSD(128, 4))
-SOFIE_DOT(8, SOFIE_DPBUSD(256, 8))
+SOFIE_DOT(4, SOFIE_VNNI_SUM(vpdpbusd, 128, 4))
+SOFIE_DOT(8, SOFIE_VNNI_SUM(vpdpbusd, 256, 8))
 #if SOFIE_LANES >= 16
-SOFIE_DOT(16, SOFIE_DPBUSD(512, 16))
+SOFIE_DOT(16, SOFIE_VNNI_SUM(vpdpbusd, 512, 16))
 #endif
 #else
 #if SOFIE_X86 >= 2
@@ -643,7 +635,7 @@ SOFIE_DOT_BY_HALVES(16)
 SOFIE_DOT_BY_SHIFTS(16)
 #endif
 #endif
-#undef SOFIE_DPBUSD
+#undef SOFIE_VNNI_SUM
 #undef SOFIE_DOT_BY_HALVES
 #undef SOFIE_DOT_BY_SHIFTS
 #undef SOFIE_DOT

@@ -56,18 +56,12 @@ class VectorFunctions(Functions):
     @impl(DotOp)
     def dot(self, interpreter: Interpreter, op: DotOp, values: PythonValues) -> PythonValues:
         """By lane; wraps."""
-        total, x, w = (np.asarray(v, np.int32) for v in values)
-        bytes_of_x, bytes_of_w = (v.reshape(*v.shape, 1).view(kind) for v, kind in ((x, np.uint8), (w, np.int8)))
-        products = (bytes_of_x.astype(np.int32) * bytes_of_w).sum(-1, dtype=np.int32)
-        return (np.add(total, products, dtype=np.int32)[()],)
+        return (_dot(values, np.uint8, np.int8),)
 
     @impl(DotPairsOp)
     def dot_pairs(self, interpreter: Interpreter, op: DotPairsOp, values: PythonValues) -> PythonValues:
         """By lane; wraps."""
-        total, x, w = (np.asarray(v, np.int32) for v in values)
-        halves_of_x, halves_of_w = (v.reshape(*v.shape, 1).view(np.int16).astype(np.int32) for v in (x, w))
-        products = (halves_of_x * halves_of_w).sum(-1, dtype=np.int32)
-        return (np.add(total, products, dtype=np.int32)[()],)
+        return (_dot(values, np.int16, np.int16),)
 
     @impl(WidenBytesOp)
     def widen_bytes(self, interpreter: Interpreter, op: WidenBytesOp, values: PythonValues) -> PythonValues:
@@ -145,6 +139,13 @@ class VectorFunctions(Functions):
         """The lanes combined from the first to the last, after the accumulator where there is one."""
         lanes, *start = values
         return (functools.reduce(self.fact(op, _combination), [*start, *lanes]),)
+
+
+def _dot(values: PythonValues, of_x: type[np.integer[Any]], of_w: type[np.integer[Any]]) -> Any:
+    """The first value with the products of what two words hold, of these types."""
+    total, *words = (np.asarray(v, np.int32) for v in values)
+    x, w = (v.reshape(*v.shape, 1).view(kind).astype(np.int32) for v, kind in zip(words, (of_x, of_w), strict=True))
+    return np.add(total, (x * w).sum(-1, dtype=np.int32), dtype=np.int32)[()]
 
 
 def _words(op: LoadWordOp) -> tuple[int, ...]:

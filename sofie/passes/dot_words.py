@@ -83,7 +83,7 @@ def _half_factors(product: SSAValue) -> tuple[arith.ExtSIOp, arith.ExtSIOp] | No
 
 
 def _operands(loop: scf.ForOp) -> tuple[memref.LoadOp, memref.LoadOp] | None:
-    """The loads of x and of w, if a loop does nothing but add their four products."""
+    """The loads of x and of w, if a loop does nothing but add the products of their terms."""
     first, terms, step = (affine.constant(v) for v in (loop.lb, loop.ub, loop.step))
     last = loop.body.block.last_op
     if (first, step) != (0, 1) or len(loop.res) != 1 or loop.res[0].type != i32 or not isinstance(last, scf.YieldOp):
@@ -110,7 +110,7 @@ def _operands(loop: scf.ForOp) -> tuple[memref.LoadOp, memref.LoadOp] | None:
 
 
 def _walks_a_word(load: memref.LoadOp, loop: scf.ForOp) -> bool:
-    """Whether a load goes from byte to byte, and the word begins where the loop does."""
+    """Whether a load goes from term to term, and the word begins where the loop does."""
     kind = load.memref.type
     assert isinstance(kind, MemRefType)
     strides, _ = strides_and_offset(kind)

@@ -1,4 +1,4 @@
-// RUN: sofie-opt -p 'lower-onnx,fuse-epilogue,assign-destinations,bufferize,plan-memory,partial-sums,lower-loops' %s | filecheck %s
+// RUN: sofie-opt -p 'lower-onnx,fuse-epilogue,assign-destinations,bufferize,plan-memory,partial-sums{part=384},lower-loops' %s | filecheck %s
 
 // 600 terms in two parts of 300, each from zero.
 // CHECK: memref.expand_shape %x {{.*}} : memref<2x600xf32> into memref<2x2x300xf32>

@@ -13,11 +13,11 @@ from onnx.reference import ReferenceEvaluator
 Feeds = dict[str, np.ndarray]
 
 
-def runtime(model: onnx.ModelProto, feeds: Feeds, exact: bool = False) -> list[np.ndarray]:
+def runtime(model: onnx.ModelProto, feeds: Feeds, exact: bool = True) -> list[np.ndarray]:
     """The outputs by ONNX Runtime, on one thread; it sums products with weights of 4 bits in float32.
 
-    exact: whether those of bytes must not saturate at 16 bits, as they may on x86 without VNNI; it then fails on layers
-    that share weights.
+    exact: whether those of bytes must not saturate at 16 bits, as they may on x86 without VNNI; where layers share
+    weights, it cannot load a model so.
     """
     options = ort.SessionOptions()
     options.add_session_config_entry("session.x64quantprecision", str(int(exact)))

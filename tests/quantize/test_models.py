@@ -209,7 +209,7 @@ def test_what_saturation_does_goes_and_what_it_does_not_stays() -> None:
     kept = sofie.quantize(model, {"x": models.normal(99, 7)}).model
     assert "Clip" in [node.op_type for node in kept.graph.node]
     given = {"x": models.normal(1, 7, seed=3)}
-    assert decibels(runtime(model, given)[0], runtime(kept, given)[0]) > LEAST
+    assert decibels(runtime(model, given)[0], runtime(kept, given, exact=False)[0]) > LEAST
 
 
 def test_results_that_only_floats_read_stay_float() -> None:

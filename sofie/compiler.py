@@ -122,6 +122,7 @@ class Options:
         options = {
             "vectorize": ArgSpec("vectorize", {"cpu": (target.name,)}),
             "widen-words": ArgSpec("widen-words", {"cpu": (target.name,)}),
+            "round-lanes": ArgSpec("round-lanes", {"cpu": (target.name,)}),
             "split-threads": ArgSpec("split-threads", {"threads": (self.threads,)}),
             "lower-to-blas": ArgSpec("lower-to-blas", {"library": (self.blas,)}),
             "pack-weights": ArgSpec("pack-weights", {} if self.blas == "none" else {"panel": (0,)}),

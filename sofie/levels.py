@@ -86,7 +86,7 @@ LEVELS = {
         Level(
             "loop",
             frozenset({"scf", "memref", "vector", "arith", "math", "blas"}),
-            _FRAME | _CODES | _BYTES | {"func.call", "sofie.size", "sofie.cast_lanes"},
+            _FRAME | _CODES | _BYTES | {"func.call", "sofie.size", "sofie.cast_lanes", "sofie.requantize_lanes"},
             "run lower-loops and outline-kernels first",
             _no_tensor,
         ),

@@ -83,6 +83,7 @@ LOWER = (
         "widen-words", "which rows share words can be seen once they are tiles; before anything else is in their loops"
     ),
     Step("prefetch", "where rows pass over a panel can be seen once they are tiles"),
+    Step("round-lanes", "which bytes are stored side by side can be seen once they are vectors"),
 )
 CUDA = (
     *FUSE[: [step.name for step in FUSE].index("assign-layouts")],

@@ -9,6 +9,7 @@ from hypothesis import settings
 
 from sofie import jit
 from sofie.errors import SofieError
+from tests import cpus
 from tests.draws import WORD
 
 settings.register_profile("same", derandomize=True)
@@ -36,3 +37,9 @@ def needs_compiler() -> None:
         jit.compiler()
     except SofieError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture
+def byte_cpu(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """One of BYTE_CPUS, made ready."""
+    return cpus.prepare(request.param, monkeypatch)

@@ -27,6 +27,7 @@ from xdsl.dialects.builtin import (
 )
 from xdsl.ir import Attribute, Operation, SSAValue
 from xdsl.irdl import (
+    AttrSizedOperandSegments,
     IRDLOperation,
     irdl_op_definition,
     operand_def,
@@ -187,10 +188,17 @@ class _ToByte(IRDLOperation, ABC):
     most = prop_def(IntegerAttr[IntegerType])
     res = result_def()
 
-    def __init__(self, operands: Sequence[SSAValue], zero: int, least: int, most: int) -> None:
+    def __init__(
+        self,
+        operands: Sequence[SSAValue | Sequence[SSAValue]],
+        zero: int,
+        least: int,
+        most: int,
+        result_type: Attribute = i8,
+    ) -> None:
         numbers = {"zero": zero, "least": least, "most": most}
         properties = {name: IntegerAttr(number, i32) for name, number in numbers.items()}
-        super().__init__(operands=list(operands), result_types=[i8], properties=properties)
+        super().__init__(operands=list(operands), result_types=[result_type], properties=properties)
 
     @property
     def numbers(self) -> tuple[int, int, int]:
@@ -227,8 +235,57 @@ class RequantizeOp(_ToByte):
             raise VerifyException("sofie.requantize is of i32 and two f64")
 
 
+STEPS = 2048.0
+"""Those of one, in which a float32 is rounded where a byte is looked for."""
 LARGEST_OFFSET = 700.0
 """Up to here, float32 tells nearly always on which side of a half a number of at most 256 lies: to within 2^-12."""
+
+
+@irdl_op_definition
+class RequantizeLanesOp(_ToByte):
+    """What `RequantizeOp` makes of one vector of sums, or of two whose lanes stand side by side (level 4).
+
+    steps, first: f32 for each of them, by lane or one for all: scale, and offset + zero + 1/2, times `STEPS`. They
+    tell nearly always; else scale and offset do, of f64: one for all, or where in memory that of the first lane is.
+    """
+
+    name = "sofie.requantize_lanes"
+    irdl_options = (AttrSizedOperandSegments(as_property=True),)
+    sums = var_operand_def(VectorType)
+    steps = var_operand_def()
+    first = var_operand_def()
+    scale = operand_def()
+    scale_at = var_operand_def(IndexType)
+    offset = operand_def()
+    offset_at = var_operand_def(IndexType)
+    traits = traits_def(MemoryReadEffect())
+
+    def __init__(
+        self,
+        sums: Sequence[SSAValue],
+        steps: Sequence[SSAValue],
+        first: Sequence[SSAValue],
+        scale: Place,
+        offset: Place,
+        numbers: tuple[int, int, int],
+    ) -> None:
+        kind = sums[0].type
+        assert isinstance(kind, VectorType)
+        groups = [sums, steps, first, [scale[0]], scale[1], [offset[0]], offset[1]]
+        super().__init__(groups, *numbers, VectorType(i8, [kind.get_shape()[0] * len(sums)]))
+
+    def verify_(self) -> None:
+        super().verify_()
+        if not 1 <= len(self.sums) <= 2 or not len(self.sums) == len(self.steps) == len(self.first):
+            raise VerifyException("sofie.requantize_lanes is of one vector of sums or two, each with its steps")
+        if any(get_element_type_or_self(v.type) != f32 for v in (*self.steps, *self.first)):
+            raise VerifyException("sofie.requantize_lanes has steps of f32")
+        if any(get_element_type_or_self(v.type) != f64 for v in (self.scale, self.offset)):
+            raise VerifyException("sofie.requantize_lanes has a scale and an offset of f64")
+
+
+Place = tuple[SSAValue, Sequence[SSAValue]]
+"""A number, or a memref and the indices of one there."""
 
 
 @irdl_op_definition

@@ -52,6 +52,7 @@ from sofie.dialects.scalars import (
     JoinOp,
     LoadWordOp,
     QuantizeOp,
+    RequantizeLanesOp,
     RequantizeOp,
     WidenBytesOp,
 )
@@ -333,7 +334,7 @@ Sofie = Dialect(
     [
         *(WeightOp, ExtentsOp, ConvertOp, SizeOp, YieldOp, FusedOp, TileOp, NarrowOp, MmaOp),
         *(DecodeOp, EncodeOp, LoadWordOp, JoinOp, DotOp, DotPairsOp, WidenBytesOp, CastLanesOp, QuantizeOp),
-        RequantizeOp,
+        *(RequantizeOp, RequantizeLanesOp),
     ],
     [BlobAttr, SizesAttr, LayoutAttr, NarrowFloat, FixedType],
 )

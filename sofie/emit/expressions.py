@@ -31,6 +31,7 @@ from sofie.dialects.scalars import (
     EncodeOp,
     LoadWordOp,
     QuantizeOp,
+    RequantizeLanesOp,
     RequantizeOp,
     WidenBytesOp,
     cast_of,
@@ -308,6 +309,15 @@ class ExpressionPrinter:
         rest = map(self.text, op.operands[1:])
         return Expression(f"detail::{what}<{numbers}>({', '.join([first, *rest])})", ATOM)
 
+    def _requantize_lanes(self, op: RequantizeLanesOp) -> Expression:
+        kind = op.res.type
+        assert isinstance(kind, VectorType)
+        places = ((op.scale, op.scale_at), (op.offset, op.offset_at))
+        exact = [self.address(v, at) if at else self.text(v) for v, at in places]
+        given = [*map(self.vector_text, op.sums), *map(self.text, (*op.steps, *op.first)), *exact]
+        name = f"detail::requantized_x{kind.get_shape()[0]}<{', '.join(map(str, op.numbers))}>"
+        return Expression(f"{name}({', '.join(given)})", ATOM)
+
     def _broadcast(self, op: vector.BroadcastOp) -> Expression:
         return self._spell(op.source)
 
@@ -467,6 +477,7 @@ _EXPRESSIONS: dict[type[Operation], _Rule] = {
     **dict.fromkeys((DotOp, DotPairsOp, WidenBytesOp), ExpressionPrinter._on_words),
     QuantizeOp: ExpressionPrinter._quantize,
     RequantizeOp: ExpressionPrinter._quantize,
+    RequantizeLanesOp: ExpressionPrinter._requantize_lanes,
     CastLanesOp: ExpressionPrinter._convert,
     vector.BroadcastOp: ExpressionPrinter._broadcast,
     vector.ExtractOp: ExpressionPrinter._extract,

@@ -119,25 +119,34 @@ template <int zero, int least, int most> SOFIE_INLINE std::int8_t quantized(floa
    }
 SOFIE_VECTOR(char, char_x16, 16)
 SOFIE_VECTOR(long long, i64x2, 16)
+template <class T, class V> SOFIE_INLINE T first_of(V x)
+{
+   T part{};
+   __builtin_memcpy(&part, &x, sizeof part);
+   return part;
+}
 SOFIE_INTEGERS(4)
 SOFIE_INLINE i16x4 to_i16(i32x4 x) { return __builtin_convertvector(x, i16x4); }
 #if SOFIE_LANES >= 8
 SOFIE_INTEGERS(8)
 #if SOFIE_GNU_X86 >= 3
-// The lowest bytes of the numbers of each half, side by side, then both halves.
 SOFIE_VECTOR(char, char_x32, 32)
 SOFIE_VECTOR(long long, i64x4, 32)
+// The first word of each half, the second of each, and so on.
+SOFIE_INLINE char_x16 words_in_turn(char_x32 x)
+{
+   const i64x4 words = i64x4(x);
+   const i32x4 low = i32x4(__builtin_ia32_extract128i256(words, 0)),
+               high = i32x4(__builtin_ia32_extract128i256(words, 1));
+   return char_x16(__builtin_ia32_punpckldq128(low, high));
+}
+
+// The lowest bytes of the numbers of each half, side by side, then both halves.
 SOFIE_INLINE i8x8 to_i8(i32x8 x)
 {
    constexpr char_x32 lowest = {0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
                                 0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1};
-   const i64x4 near = i64x4(__builtin_ia32_pshufb256(char_x32(x), lowest));
-   const i32x4 low = i32x4(__builtin_ia32_extract128i256(near, 0)),
-               high = i32x4(__builtin_ia32_extract128i256(near, 1));
-   const i64x2 both = i64x2(__builtin_ia32_punpckldq128(low, high));
-   i8x8 bytes{};
-   __builtin_memcpy(&bytes, &both, sizeof bytes);
-   return bytes;
+   return first_of<i8x8>(words_in_turn(__builtin_ia32_pshufb256(char_x32(x), lowest)));
 }
 
 SOFIE_INLINE i16x8 to_i16(i32x8 x)
@@ -469,37 +478,159 @@ SOFIE_SMALL(i16x16)
       return to_i8(wrapping_add(nearest_i32(inside), zero - i32x##n{}));                                   \
    }
 #if SOFIE_X86 >= 2
-// By float32's products, unless a number is so near to a half that they may be on its other side: a half more than it,
-// added to 6144, is a number of steps of 2^-11, and then a whole one. So it is for NaN.
+// Integers as bytes, with a sign and without; what no byte holds as the nearest that one does.
+SOFIE_VECTOR(std::int16_t, i16_of_16, 16)
+#define SOFIE_SATURATED(n, with_sign, without)                    \
+   SOFIE_INLINE i8x##n saturated(i32x##n x) { return with_sign; } \
+   SOFIE_INLINE i8x##n unsigned_saturated(i32x##n x) { return without; }
+SOFIE_INLINE i16_of_16 saturated_halves(i32x4 x) { return i16_of_16(__builtin_ia32_packssdw128(x, x)); }
+SOFIE_SATURATED(
+    4,
+    first_of<i8x4>(__builtin_ia32_packsswb128(saturated_halves(x), saturated_halves(x))),
+    first_of<i8x4>(__builtin_ia32_packuswb128(saturated_halves(x), saturated_halves(x))))
+#if SOFIE_GNU_X86 >= 3
+SOFIE_VECTOR(std::int16_t, i16_of_32, 32)
+SOFIE_INLINE i16_of_32 saturated_halves(i32x8 x) { return i16_of_32(__builtin_ia32_packssdw256(x, x)); }
+SOFIE_SATURATED(
+    8,
+    first_of<i8x8>(words_in_turn(__builtin_ia32_packsswb256(saturated_halves(x), saturated_halves(x)))),
+    first_of<i8x8>(words_in_turn(__builtin_ia32_packuswb256(saturated_halves(x), saturated_halves(x)))))
+#elif SOFIE_LANES >= 8
+SOFIE_SATURATED(
+    8,
+    to_i8(smaller(larger(x, -128 - i32x8{}), 127 - i32x8{})),
+    to_i8(smaller(larger(x, i32x8{}), 255 - i32x8{})))
+#endif
+#if SOFIE_LANES >= 16
+SOFIE_SATURATED(
+    16,
+    i8x16(__builtin_ia32_pmovsdb512_mask(x, char_x16{}, -1)),
+    i8x16(__builtin_ia32_pmovusdb512_mask(larger(x, i32x16{}), char_x16{}, -1)))
+#endif
+#undef SOFIE_SATURATED
+
+// In bounds that are not those of a byte, too.
+template <int least, int most, class V> SOFIE_INLINE auto in_bounds(V x)
+{
+   if (least == 0 && most == 255)
+      return unsigned_saturated(x);
+   if (least == -128 && most == 127)
+      return saturated(x);
+   return to_i8(smaller(larger(x, least - V{}), most - V{}));
+}
+
+// By float32's products, in steps of 2^-11, unless a number is so near to a half that they may be on its other side: a
+// half more than it is then a whole one. So it is for NaN, and for what 32 bits do not hold.
 #if defined(SOFIE_EXACT)
 #define SOFIE_SCALED(sum, scale, offset) sum *scale + offset
 #else
 #define SOFIE_SCALED(sum, scale, offset) multiply_add(sum, scale, offset)
 #endif
-#define SOFIE_BY_STEPS(n, any, exactly)                                                                               \
-   const f32x##n inside = at_most(at_least(near, static_cast<float>(least - zero)), static_cast<float>(most - zero)); \
-   const u32x##n steps = u32x##n(inside + (6144.5f + static_cast<float>(zero)));                                      \
-   if (__builtin_expect(any, 0))                                                                                      \
-      return exactly;                                                                                                 \
-   return to_i8(i32x##n(steps >> 11));
-#define SOFIE_QUANTIZED(n, any)                                                                             \
-   template <class V> SOFIE_INLINE f32x##n single_x##n(V x) { return to_f32(x); }                           \
-   SOFIE_INLINE f32x##n single_x##n(double x) { return static_cast<float>(x) - f32x##n{}; }                 \
-   SOFIE_EXACTLY(n, requantized_exactly, quantized_exactly)                                                 \
-   template <int zero, int least, int most, class S, class T>                                               \
-   SOFIE_INLINE i8x##n requantized(i32x##n sum, S scale, T offset)                                          \
-   {                                                                                                        \
-      const f32x##n near = SOFIE_SCALED(to_f32(sum), single_x##n(scale), single_x##n(offset));              \
-      SOFIE_BY_STEPS(n, any, (requantized_exactly<zero, least, most>(sum, scale, offset)))                  \
-   }                                                                                                        \
-   template <int zero, int least, int most, class S> SOFIE_INLINE i8x##n quantized(f32x##n number, S scale) \
-   {                                                                                                        \
-      const f32x##n near = number * (1.0f / scale);                                                         \
-      SOFIE_BY_STEPS(n, any, (quantized_exactly<zero, least, most>(number, scale)))                         \
+#define SOFIE_BY_STEPS(n, any, exactly)               \
+   const u32x##n steps = u32x##n(nearest_i32(near));  \
+   if (__builtin_expect(any, 0))                      \
+      return exactly;                                 \
+   return in_bounds<least, most>(i32x##n(steps) >> 11);
+#define SOFIE_QUANTIZED(n, any)                                                                                        \
+   template <class V> SOFIE_INLINE f32x##n single_x##n(V x) { return to_f32(x); }                                      \
+   SOFIE_INLINE f32x##n single_x##n(double x) { return static_cast<float>(x) - f32x##n{}; }                            \
+   SOFIE_INLINE auto exact_x##n(const double *from)                                                                    \
+   {                                                                                                                   \
+      decltype(to_f64(i32x##n{})) numbers{};                                                                           \
+      __builtin_memcpy(&numbers, from, sizeof numbers);                                                                \
+      return numbers;                                                                                                  \
+   }                                                                                                                   \
+   SOFIE_INLINE double exact_x##n(double x) { return x; }                                                              \
+   SOFIE_EXACTLY(n, requantized_exactly, quantized_exactly)                                                            \
+   template <int zero, int least, int most, class S, class T, class A, class B>                                        \
+   SOFIE_INLINE i8x##n requantized_x##n(i32x##n sum, S scaled, T first, A scale, B offset)                             \
+   {                                                                                                                   \
+      const f32x##n near = SOFIE_SCALED(to_f32(sum), scaled, first);                                                   \
+      SOFIE_BY_STEPS(n, any, (requantized_exactly<zero, least, most>(sum, exact_x##n(scale), exact_x##n(offset))))     \
+   }                                                                                                                   \
+   template <int zero, int least, int most, class S, class T>                                                          \
+   SOFIE_INLINE i8x##n requantized(i32x##n sum, S scale, T offset)                                                     \
+   {                                                                                                                   \
+      const f32x##n scaled = single_x##n(scale * 2048.0);                                                              \
+      const f32x##n near =                                                                                             \
+          SOFIE_SCALED(to_f32(sum), scaled, single_x##n(offset * 2048.0 + (zero * 2048.0 + 1024.0)));                  \
+      SOFIE_BY_STEPS(n, any, (requantized_exactly<zero, least, most>(sum, scale, offset)))                             \
+   }                                                                                                                   \
+   template <int zero, int least, int most, class S> SOFIE_INLINE i8x##n quantized(f32x##n number, S scale)            \
+   {                                                                                                                   \
+      const f32x##n near =                                                                                             \
+          SOFIE_SCALED(number, (2048.0f / scale - f32x##n{}), (zero * 2048.0f + 1024.0f - f32x##n{}));                 \
+      SOFIE_BY_STEPS(n, any, (quantized_exactly<zero, least, most>(number, scale)))                                    \
    }
+// Of two vectors side by side.
+SOFIE_INLINE const double *after(const double *from, index lanes) { return from + lanes; }
+SOFIE_INLINE double after(double x, index) { return x; }
+#define SOFIE_PAIR_QUANTIZED(n, twice, bytes, smaller_step, any, with_sign, without)                                  \
+   SOFIE_VECTOR(std::int8_t, bytes, twice)                                                                            \
+   SOFIE_INLINE bytes side_by_side(i8x##n a, i8x##n b)                                                                \
+   {                                                                                                                  \
+      bytes both{};                                                                                                   \
+      __builtin_memcpy(&both, &a, n);                                                                                 \
+      __builtin_memcpy(reinterpret_cast<char *>(&both) + n, &b, n);                                                   \
+      return both;                                                                                                    \
+   }                                                                                                                  \
+   template <int least, int most> SOFIE_INLINE bytes in_bounds(i32x##n a, i32x##n b)                                  \
+   {                                                                                                                  \
+      if (least == 0 && most == 255)                                                                                  \
+         return without;                                                                                              \
+      if (least == -128 && most == 127)                                                                               \
+         return with_sign;                                                                                            \
+      return side_by_side(in_bounds<least, most>(a), in_bounds<least, most>(b));                                      \
+   }                                                                                                                  \
+   template <int zero, int least, int most, class S, class T, class A, class B>                                       \
+   SOFIE_INLINE bytes requantized_x##twice(                                                                           \
+       i32x##n a, i32x##n b, S scaled_a, S scaled_b, T first_a, T first_b, A scale, B offset)                         \
+   {                                                                                                                  \
+      const u32x##n near_a = u32x##n(nearest_i32(SOFIE_SCALED(to_f32(a), scaled_a, first_a)));                        \
+      const u32x##n near_b = u32x##n(nearest_i32(SOFIE_SCALED(to_f32(b), scaled_b, first_b)));                        \
+      const u32x##n steps = smaller_step(near_a << 21, near_b << 21);                                                 \
+      if (__builtin_expect(any, 0))                                                                                   \
+         return side_by_side(                                                                                         \
+             requantized_exactly<zero, least, most>(a, exact_x##n(scale), exact_x##n(offset)),                        \
+             requantized_exactly<zero, least, most>(b, exact_x##n(after(scale, n)), exact_x##n(after(offset, n))));   \
+      return in_bounds<least, most>(i32x##n(near_a) >> 11, i32x##n(near_b) >> 11);                                    \
+   }
+#define SOFIE_SMALLER_STEP(n) \
+   SOFIE_INLINE u32x##n smaller_step(u32x##n a, u32x##n b) { return a < b ? a : b; }
 SOFIE_QUANTIZED(4, __builtin_ia32_movmskps(f32x4((steps & 2047u) == 0u)))
+SOFIE_SMALLER_STEP(4)
+SOFIE_INLINE i16_of_16 saturated_halves(i32x4 a, i32x4 b) { return i16_of_16(__builtin_ia32_packssdw128(a, b)); }
+SOFIE_PAIR_QUANTIZED(
+    4,
+    8,
+    i8_of_8,
+    smaller_step,
+    __builtin_ia32_movmskps(f32x4(steps == 0u)),
+    first_of<i8_of_8>(__builtin_ia32_packsswb128(saturated_halves(a, b), saturated_halves(a, b))),
+    first_of<i8_of_8>(__builtin_ia32_packuswb128(saturated_halves(a, b), saturated_halves(a, b))))
 #if SOFIE_LANES >= 8
 SOFIE_QUANTIZED(8, __builtin_ia32_movmskps256(f32x8((steps & 2047u) == 0u)))
+SOFIE_SMALLER_STEP(8)
+#if SOFIE_GNU_X86 >= 3
+SOFIE_INLINE i16_of_32 saturated_halves(i32x8 a, i32x8 b) { return i16_of_32(__builtin_ia32_packssdw256(a, b)); }
+SOFIE_PAIR_QUANTIZED(
+    8,
+    16,
+    i8_of_16,
+    smaller_step,
+    __builtin_ia32_movmskps256(f32x8(steps == 0u)),
+    i8_of_16(words_in_turn(__builtin_ia32_packsswb256(saturated_halves(a, b), saturated_halves(a, b)))),
+    i8_of_16(words_in_turn(__builtin_ia32_packuswb256(saturated_halves(a, b), saturated_halves(a, b)))))
+#else
+SOFIE_PAIR_QUANTIZED(
+    8,
+    16,
+    i8_of_16,
+    smaller_step,
+    __builtin_ia32_movmskps256(f32x8(steps == 0u)),
+    side_by_side(saturated(a), saturated(b)),
+    side_by_side(unsigned_saturated(a), unsigned_saturated(b)))
+#endif
 #endif
 #if SOFIE_LANES >= 16
 #if defined(__clang__)
@@ -508,6 +639,8 @@ SOFIE_QUANTIZED(16, __builtin_ia32_cmpd512_mask(i32x16(steps & 2047u), i32x16{},
 SOFIE_QUANTIZED(16, __builtin_ia32_ptestnmd512(i32x16(steps), 2047 - i32x16{}, -1))
 #endif
 #endif
+#undef SOFIE_PAIR_QUANTIZED
+#undef SOFIE_SMALLER_STEP
 #undef SOFIE_QUANTIZED
 #undef SOFIE_BY_STEPS
 #undef SOFIE_SCALED

@@ -22,7 +22,7 @@ from xdsl.dialects.builtin import (
 from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 
 from sofie.dialects.blas import GemmOp
-from sofie.dialects.scalars import ROUNDED, DotPairsOp
+from sofie.dialects.scalars import ROUNDED, DotPairsOp, RequantizeLanesOp
 from sofie.dialects.types import element_of, strides_of
 from sofie.dialects.upstream import PrefetchOp
 from sofie.emit.expressions import ExpressionPrinter, fused_product, is_fused
@@ -337,7 +337,7 @@ def _inside(op: Operation) -> Sequence[SSAValue]:
 
 
 def _reads_memory(op: Operation) -> bool:
-    return isinstance(op, memref.LoadOp | vector.LoadOp)
+    return isinstance(op, memref.LoadOp | vector.LoadOp | RequantizeLanesOp)
 
 
 def _reads(value: SSAValue) -> set[SSAValue]:

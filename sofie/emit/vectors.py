@@ -36,6 +36,7 @@ _ELEMENTS = {
     "i8": ("std::int8_t", 1),
 }
 _NAME = re.compile(r"\b(?:load_)?v(\d+)([fi]\d+)\b")
+_BYTES = re.compile(r"\bdetail::requantized_x(\d+)<")
 _CALLS = re.compile(r"detail::(to_|nearest_|unsigned_|dot(_pairs)?\(|load_word|(even|odd)_|(re)?quantized)")
 
 _CODED = re.compile(r"detail::(en|de)code_b?f16\(")
@@ -60,8 +61,10 @@ def vector_types(kernels: str, lanes: int) -> str:
     for floats is a pair.
     """
     named = {(int(count), kind) for count, kind in _NAME.findall(kernels)}
+    named |= {(int(count), "i8") for count in _BYTES.findall(kernels)}
     if is_mixed(kernels):
-        named |= {(count, kind) for count, _ in named for kind in ("f32", "f64", "i32", "i16", "i8")}
+        counts = {count for count, _ in named if count <= lanes}  # bytes may be of two vectors
+        named |= {(count, kind) for count in counts for kind in ("f32", "f64", "i32", "i16", "i8")}
     lines = []
     for kind, (element, size) in _ELEMENTS.items():
         for count in (2, 4, 8, 16):

@@ -22,6 +22,7 @@ from sofie.dialects.scalars import (
     JoinOp,
     LoadWordOp,
     QuantizeOp,
+    RequantizeLanesOp,
     RequantizeOp,
     WidenBytesOp,
 )
@@ -74,9 +75,20 @@ class VectorFunctions(Functions):
     @impl(RequantizeOp)
     def requantize(self, interpreter: Interpreter, op: RequantizeOp, values: PythonValues) -> PythonValues:
         """By lane, in float64."""
-        total, scale, offset = (np.asarray(v, np.float64) for v in values)
-        zero, least, most = op.numbers
-        return (np.clip(np.rint(total * scale + offset) + zero, least, most).astype(np.int32).astype(np.int8)[()],)
+        return (_requantized(op, *values),)
+
+    @impl(RequantizeLanesOp)
+    def requantize_lanes(self, interpreter: Interpreter, op: RequantizeLanesOp, values: PythonValues) -> PythonValues:
+        """By lane, in float64 alone."""
+        count, (lanes,) = len(op.sums), self.fact(op, _result_shape)
+        rest = iter(values[3 * count :])
+        scale, *scale_at = (next(rest) for _ in range(1 + len(op.scale_at)))
+        offset, *offset_at = rest
+        scale, offset = (
+            value[_lanes(op, value, at, (lanes,))] if at else value
+            for value, at in ((scale, scale_at), (offset, offset_at))
+        )
+        return (_requantized(op, np.concatenate(values[:count]), scale, offset),)
 
     @impl(QuantizeOp)
     def quantize(self, interpreter: Interpreter, op: QuantizeOp, values: PythonValues) -> PythonValues:
@@ -170,6 +182,13 @@ def _combination(op: vector.ReductionOp) -> Callable[[Any, Any], Any]:
 
 def _static_position(op: vector.ExtractOp | vector.InsertOp) -> list[int]:
     return list(op.static_position.get_values())
+
+
+def _requantized(op: RequantizeOp | RequantizeLanesOp, *values: Any) -> Any:
+    """The bytes of sums, by scales and offsets."""
+    total, scale, offset = (np.asarray(v, np.float64) for v in values)
+    zero, least, most = op.numbers
+    return np.clip(np.rint(total * scale + offset) + zero, least, most).astype(np.int32).astype(np.int8)[()]
 
 
 def _lanes(op: Operation, array: Array, indices: Sequence[Any], shape: tuple[int, ...]) -> tuple[Any, ...]:

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 import sofie
 from sofie import pipeline
 from sofie.frontends.onnx import load
-from sofie.target import runs_here
 from sofie.tiles import integer_transform, transform
 from tests import models
+from tests.cpus import BYTE_CPUS
 
 SHAPES: dict[str, dict[str, Any]] = {
     "whole tiles": {"height": 16, "width": 16},
@@ -143,14 +143,14 @@ def _sums(layer: dict[str, Any]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("tile", [2, 4])
-@pytest.mark.parametrize("cpu", runs_here())
-def test_sums_of_products_of_bytes_are_exact(cpu: str, tile: int) -> None:
+@pytest.mark.parametrize("byte_cpu", BYTE_CPUS, indirect=True)
+def test_sums_of_products_of_bytes_are_exact(byte_cpu: str, tile: int) -> None:
     """A transformed byte or weight that leaves 16 bits, a result that leaves what its division keeps, a wrong edge."""
 
     @settings(phases=[Phase.explicit, Phase.generate], max_examples=3, deadline=None, print_blob=True)
     @given(st.lists(byte_layers(), min_size=1, max_size=1))
     def agrees(layers: list[dict[str, Any]]) -> None:
-        program = sofie.compile(_byte_model(layers), cpu=cpu)
+        program = sofie.compile(_byte_model(layers), cpu=byte_cpu)
         results = program.run({f"x{k}": layer["x"] for k, layer in enumerate(layers)})
         assert any(array.dtype == np.int16 for _, array in program.program.weights)
         for layer, got in zip(layers, results.values(), strict=True):

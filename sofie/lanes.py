@@ -183,7 +183,7 @@ def plan_of(nest: scf.ParallelOp, target: Cpu, tile: int = 0) -> Plan | None:
         return Plan(d, None, lanes, -(-columns // tiles), overlap=overlap)
     rows = extent_of(nest, rows_loop)
     sums = _sums(nest, d, rows_loop, target)
-    widened = target.multiplies_pairs and any(isinstance(op, DotOp) for op in nest.body.walk())
+    widened = target.multiplies_pairs and any(isinstance(op, DotOp) and op.narrow is None for op in nest.body.walk())
     limit = tile or _apart(nest, d, rows_loop)
     heights = _heights(MANY_ROWS if rows is None else rows, columns, sums, limit, WIDENED if widened else PLAIN)
     outermost = _outermost(nest, d, rows_loop, len(heights) * lanes)
@@ -352,6 +352,8 @@ def _apart(nest: scf.ParallelOp, lanes_loop: int, rows_loop: int) -> int:
     return most_rows
 
 
+NARROW = 3
+"""Registers of what adds products in 16 bits: a word of x, two products, and what adds those up."""
 ROUNDING = 6
 """Registers of what makes bytes of sums: four constants, a factor, and the element that a dot product cannot load."""
 
@@ -369,13 +371,11 @@ def _sums(nest: scf.ParallelOp, lanes_loop: int, rows_loop: int, target: Cpu) ->
     vectors = any(movement(op, lanes) == 1 and movement(op, rows) != 0 for op in loads)
     if vectors:
         return max(target.registers // 2, 14)
+    if target.multiplies_pairs and any(isinstance(op, DotOp | DotPairsOp) for op in nest.body.walk()):
+        narrow = any(isinstance(op, DotOp) and op.narrow is not None for op in nest.body.walk())
+        return target.registers - (NARROW if narrow else 1)  # of products of 16 bits
     rounds = any(isinstance(op, QuantizeOp | RequantizeOp) for op in nest.body.walk())
-    return target.registers - 1 - (ROUNDING if rounds and not _adds_pairs(nest, target) else 0)
-
-
-def _adds_pairs(nest: scf.ParallelOp, target: Cpu) -> bool:
-    """Whether a nest's sums are of products of 16 bits: `widen-words` makes them so where the CPU has no others."""
-    return target.multiplies_pairs and any(isinstance(op, DotOp | DotPairsOp) for op in nest.body.walk())
+    return target.registers - 1 - (ROUNDING if rounds else 0)
 
 
 def _heights(rows: int, vectors: int, registers: int, limit: int, step: Step) -> tuple[int, ...]:

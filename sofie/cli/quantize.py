@@ -28,7 +28,9 @@ def _names(ctx: click.Context, parameter: click.Parameter, given: tuple[str, ...
 @MODEL
 @click.option("--data", type=DATA, metavar="FILE", help=".npz with inputs by name, rows along axis 0, to calibrate on.")
 @click.option("-o", "--output", type=DATA, required=True, metavar="FILE", help="The ONNX model to write.")
-@click.option("--weights", default="int8", show_default=True, metavar="TYPE", help="int8, or int4 for weights alone.")
+@click.option(
+    "--weights", default="int8", show_default=True, metavar="TYPE", help="int8, int7 or, for weights alone, int4."
+)
 @click.option(
     "--activations", default="uint8", show_default=True, metavar="TYPE", help="uint8, int8, or none: only weights."
 )

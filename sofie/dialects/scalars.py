@@ -145,9 +145,13 @@ class _Dot(IRDLOperation, ABC):
 
 @irdl_op_definition
 class DotOp(_Dot):
-    """sum + x[0] w[0] + .. + x[3] w[3], bytes of words: those of x have no sign, those of w have one (level 4)."""
+    """sum + x[0] w[0] + .. + x[3] w[3], bytes of words: those of x have no sign, those of w have one (level 4).
+
+    narrow: whether w's bytes are such that whatever x is, the first two products together have 16 bits, and the others.
+    """
 
     name = "sofie.dot"
+    narrow = opt_prop_def(UnitAttr)
 
 
 @irdl_op_definition

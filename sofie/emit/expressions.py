@@ -299,6 +299,8 @@ class ExpressionPrinter:
         name = op.name.removeprefix("sofie.")
         if isinstance(op, WidenBytesOp):
             name = f"{op.places.data}_{'' if op.signed is not None else 'unsigned_'}bytes"
+        elif isinstance(op, DotOp) and op.narrow is not None:
+            name = "narrow_dot"
         text = self.vector_text if isinstance(op.res.type, VectorType) else self.text
         return Expression(f"detail::{name}({', '.join(map(text, op.operands))})", ATOM)
 

@@ -66,6 +66,9 @@ SOFIE_INLINE std::int32_t dot(std::int32_t sum, std::int32_t x, std::int32_t w)
    return static_cast<std::int32_t>(total);
 }
 
+// The same where two neighbouring products always have 16 bits together.
+SOFIE_INLINE std::int32_t narrow_dot(std::int32_t sum, std::int32_t x, std::int32_t w) { return dot(sum, x, w); }
+
 // The sum as a byte: times `scale` plus `offset`, rounded to the nearest, of two to the even one, plus `zero`, in bounds.
 template <int zero, int least, int most>
 SOFIE_INLINE std::int8_t requantized(std::int32_t sum, double scale, double offset)
@@ -768,6 +771,36 @@ SOFIE_DOT_BY_HALVES(16)
 SOFIE_DOT_BY_SHIFTS(16)
 #endif
 #endif
+// The same where two neighbouring products always have 16 bits together.
+#define SOFIE_NARROW_DOT(n, expression) \
+   SOFIE_INLINE i32x##n narrow_dot(i32x##n sum, i32x##n x, i32x##n w) { return expression; }
+#if defined(SOFIE_VNNI) || SOFIE_X86 < 2
+SOFIE_NARROW_DOT(4, dot(sum, x, w))
+#else
+SOFIE_NARROW_DOT(4, dot_pairs(sum, i32x4(__builtin_ia32_pmaddubsw128(char_x16(x), char_x16(w))), 0x00010001 - i32x4{}))
+#endif
+#if SOFIE_LANES >= 8 && (defined(SOFIE_VNNI) || SOFIE_X86 < 3)
+SOFIE_NARROW_DOT(8, dot(sum, x, w))
+#elif SOFIE_LANES >= 8
+SOFIE_VECTOR(char, bytes_of_32, 32)
+SOFIE_NARROW_DOT(8, dot_pairs(sum, i32x8(__builtin_ia32_pmaddubsw256(bytes_of_32(x), bytes_of_32(w))), 0x00010001 - i32x8{}))
+#endif
+#if SOFIE_LANES >= 16 && (defined(SOFIE_VNNI) || SOFIE_X86 < 4)
+SOFIE_NARROW_DOT(16, dot(sum, x, w))
+#elif SOFIE_LANES >= 16
+SOFIE_VECTOR(char, bytes_of_64, 64)
+#if defined(__clang__)
+SOFIE_NARROW_DOT(
+    16, dot_pairs(sum, i32x16(__builtin_ia32_pmaddubsw512(bytes_of_64(x), bytes_of_64(w))), 0x00010001 - i32x16{}))
+#else
+SOFIE_INLINE i32x16 add_bytes(i32x16 x, i32x16 w)
+{
+   return i32x16(__builtin_ia32_pmaddubsw512_mask(bytes_of_64(x), bytes_of_64(w), i16_of_64{}, -1));
+}
+SOFIE_NARROW_DOT(16, dot_pairs(sum, add_bytes(x, w), 0x00010001 - i32x16{}))
+#endif
+#endif
+#undef SOFIE_NARROW_DOT
 #undef SOFIE_VNNI_SUM
 #undef SOFIE_DOT_BY_HALVES
 #undef SOFIE_DOT_BY_SHIFTS

@@ -6,25 +6,32 @@
 
 On lanes that is one instruction where the CPU has dot products of bytes (VNNI), a few elsewhere, and the same sum
 everywhere: nothing saturates. Two terms of 16 bits with a sign are `sofie.dot_pairs`: two instructions on any x86, one
-with VNNI. Declines loops of another form. Where the CPU has the instruction, `vectorize` makes it of single products of
-bytes as well (`dot_single`): those of a depthwise convolution.
+with VNNI. Where two neighbouring products of bytes never exceed 16 bits, as the weights tell (those of 7 bits do), they
+are marked `narrow`: x86 without VNNI adds them in 16 bits, and a matrix product takes a third less. Declines loops of
+another form. Where the CPU has the instruction, `vectorize` makes it of single products of bytes as well
+(`dot_single`): those of a depthwise convolution.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 from xdsl.context import Context
-from xdsl.dialects import arith, memref, scf
-from xdsl.dialects.builtin import MemRefType, ModuleOp, i8, i16, i32
-from xdsl.ir import Operation, SSAValue
+from xdsl.dialects import arith, func, memref, scf
+from xdsl.dialects.builtin import MemRefType, ModuleOp, UnitAttr, i8, i16, i32
+from xdsl.ir import BlockArgument, Operation, SSAValue
 from xdsl.passes import ModulePass
 
 from sofie import affine
 from sofie.dialects.scalars import WORD, DotOp, DotPairsOp, LoadWordOp
+from sofie.dialects.sofie import WeightOp
 from sofie.dialects.types import element_of, strides_and_offset
+from sofie.kernel_weights import calls_of
 from sofie.rewrite import erase
+from sofie.weights import Array
 
 
 @dataclass(frozen=True)
@@ -34,10 +41,11 @@ class DotWords(ModulePass):
     name: ClassVar[str] = "dot-words"
 
     def apply(self, ctx: Context, op: ModuleOp) -> None:
+        calls = calls_of(op)
         for loop in [o for o in op.walk() if isinstance(o, scf.ForOp)]:
             operands = _operands(loop)
             if operands is not None:
-                _rewrite(loop, *operands)
+                _rewrite(loop, *operands, calls)
 
 
 def dot_single(nest: Operation) -> None:
@@ -122,7 +130,7 @@ def _walks_a_word(load: memref.LoadOp, loop: scf.ForOp) -> bool:
     )
 
 
-def _rewrite(loop: scf.ForOp, x: memref.LoadOp, w: memref.LoadOp) -> None:
+def _rewrite(loop: scf.ForOp, x: memref.LoadOp, w: memref.LoadOp, calls: Mapping[str, Sequence[func.CallOp]]) -> None:
     block = loop.parent_block()
     assert block is not None
     counter = loop.body.block.args[0]
@@ -132,6 +140,8 @@ def _rewrite(loop: scf.ForOp, x: memref.LoadOp, w: memref.LoadOp) -> None:
         words.append(LoadWordOp(load.memref, indices))
     kind = DotOp if element_of(x.memref) == i8 else DotPairsOp
     dot = kind(loop.iter_args[0], words[0].res, words[1].res)
+    if isinstance(dot, DotOp) and _is_narrow(w.memref, calls):
+        dot.narrow = UnitAttr()
     moved = [op for op in loop.body.block.ops if isinstance(op, arith.AddiOp | arith.MuliOp | arith.ConstantOp)]
     indices_only: list[Operation] = [o for o in moved if o.results[0].type != i32]
     for index in indices_only:
@@ -141,3 +151,18 @@ def _rewrite(loop: scf.ForOp, x: memref.LoadOp, w: memref.LoadOp) -> None:
         block.insert_op_before(made, loop)
     loop.res[0].replace_all_uses_with(dot.res)
     erase(loop)
+
+
+def _is_narrow(words: SSAValue, calls: Mapping[str, Sequence[func.CallOp]]) -> bool:
+    """Whether two neighbours of all bytes that a kernel is given for an argument, times any byte, have 16 bits."""
+    function = words.owner.parent_op() if isinstance(words, BlockArgument) else None
+    if not isinstance(words, BlockArgument) or not isinstance(function, func.FuncOp):
+        return False
+    given = [call.operands[words.index].owner for call in calls.get(function.sym_name.data, [])]
+    return bool(given) and all(isinstance(weight, WeightOp) and _are_narrow(weight.blob.value) for weight in given)
+
+
+def _are_narrow(words: Array) -> bool:
+    pairs = words.reshape(-1, 2).astype(np.int16)
+    largest, least = np.maximum(pairs, 0).sum(1).max(initial=0), np.minimum(pairs, 0).sum(1).min(initial=0)
+    return bool(largest * 255 < 2**15 and least * 255 >= -(2**15))

@@ -17,8 +17,8 @@ again. Rows that overlap, as under the windows of a convolution, are one run of 
 for `room` bytes goes by parts. With the tiles that `vectorize` plans for it, and no layer transformed: ResNet-18 on one
 core 36.1 -> 30.3 ms, MobileNetV2 8.8 -> 8.0 ms (Zen 3, November 2026).
 
-Declines on CPUs with dot products of bytes and on those that are not x86, for a single row, and where the words of a
-row do not follow one another.
+Declines on CPUs with dot products of bytes and on those that are not x86, for narrow products, for a single row, and
+where the words of a row do not follow one another.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def _sums(loop: scf.ForOp) -> Sums | None:
     if not words or affine.constant(loop.lb) != 0 or affine.constant(loop.step) != 1 or last is None:
         return None
     allowed = (DotOp, LoadWordOp, vector.BroadcastOp, arith.AddiOp, arith.MuliOp, arith.ConstantOp)
-    if not all(isinstance(op, allowed) for op in ops):
+    if not all(isinstance(op, allowed) for op in ops) or any(dot.narrow is not None for dot in dots):
         return None
     if [d.sum for d in dots] != list(loop.body.block.args[1:]) or [d.res for d in dots] != list(last.operands):
         return None

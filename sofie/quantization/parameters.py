@@ -12,6 +12,8 @@ from sofie.weights import Array
 
 Floats = npt.NDArray[np.float64]
 
+LARGEST = {"int8": 127, "int7": 64}
+"""Of weights, up and down."""
 BOUNDS = {"uint8": (0, 255), "int8": (-128, 127), "int4": (-8, 7), "int32": (-(2**31), 2**31 - 1)}
 """The least and the largest integer of each type that is used."""
 
@@ -53,18 +55,18 @@ def of_range(low: float, high: float, kind: str) -> Parameters:
     return Parameters(scale, int(np.clip(round(least - low / float(scale)), least, largest)), kind)
 
 
-def channels(weights: Array, axis: int | None, least: Floats | float = 0.0) -> tuple[Array, Array]:
-    """Weights as int8 from -127 to 127, and their float32 scales: [channels] along `axis`, [] without one.
+def channels(weights: Array, axis: int | None, least: Floats | float = 0.0, kind: str = "int8") -> tuple[Array, Array]:
+    """Weights as int8, and their float32 scales: [channels] along `axis`, [] without one.
 
-    `least` bounds the scales from below.
+    `least` bounds the scales from below; kind: one of `LARGEST`, which bounds the integers.
     """
     values = weights.astype(np.float64)
     others = tuple(a for a in range(values.ndim) if a != axis)
     largest = np.abs(values).max(axis=None if axis is None else others, initial=0.0)
-    scale = np.maximum(np.maximum(largest / 127, least), 0.0).astype(np.float32)
+    scale = np.maximum(np.maximum(largest / LARGEST[kind], least), 0.0).astype(np.float32)
     scale = np.where(scale > np.finfo(np.float32).tiny, scale, np.float32(1)).astype(np.float32)
     shape = [1] * values.ndim if axis is None else [-1 if a == axis else 1 for a in range(values.ndim)]
-    integers = np.clip(np.rint(values / scale.astype(np.float64).reshape(shape)), -127, 127)
+    integers = np.clip(np.rint(values / scale.astype(np.float64).reshape(shape)), -LARGEST[kind], LARGEST[kind])
     return integers.astype(np.int8), scale
 
 

@@ -135,7 +135,7 @@ def quantize(
         if scheme.weights == "int4":
             writer.blocks(layer, scheme.block)
         elif layer.weight is not None:
-            writer.channels(layer, numbers.get(layer.op.operands[0]))
+            writer.channels(layer, numbers.get(layer.op.operands[0]), scheme.weights)
     stands = {value: writer.activation(value, numbers[value]) for value in planned.values}
     drop_unused_weights(module)
     return stands
@@ -199,7 +199,7 @@ class _Writer:
 
     # -- weights -------------------------------------------------------------------------------------------------------
 
-    def channels(self, layer: Layer, numbers: Parameters | None) -> None:
+    def channels(self, layer: Layer, numbers: Parameters | None, kind: str) -> None:
         """int8 for the weights and, where the inputs are integers of these `numbers`, int32 for the bias."""
         assert layer.weight is not None
         bias = layer.bias.blob.value if layer.bias is not None and numbers is not None else None
@@ -207,7 +207,7 @@ class _Writer:
         if bias is not None and numbers is not None:
             rooms = parameters.least_scale(bias, numbers.scale)
             least = rooms if layer.channels is not None else float(rooms.max(initial=0.0))
-        integers, scale = parameters.channels(layer.weight.blob.value, layer.channels, least)
+        integers, scale = parameters.channels(layer.weight.blob.value, layer.channels, least, kind)
         parts = [integers, scale, np.zeros(scale.shape, np.int8)]
         axis = {} if layer.channels is None else {"axis": layer.channels}
         layer.op.operands[1] = self.dequantized(layer.weight.weight_name.data, layer.op, parts, **axis)

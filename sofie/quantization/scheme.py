@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from sofie.errors import SofieError, printable
 from sofie.quantization.ranges import METHODS
 
-WEIGHTS = ("int8", "int4")
+WEIGHTS = ("int8", "int7", "int4")
 ACTIVATIONS = ("uint8", "int8", "none")
 LEAST_BLOCK = 16
 """Below it, the scales weigh as much as the weights."""
@@ -17,7 +17,8 @@ LEAST_BLOCK = 16
 class Scheme:
     """How a model is quantised.
 
-    weights: "int8", a scale for each output channel, or "int4", a scale for each `block` of weights that are summed.
+    weights: "int8", a scale for each output channel; "int7", the same with integers from -64 to 64, two products of
+    which with bytes have 16 bits; or "int4", a scale for each `block` of weights that are summed.
     activations: "uint8" or "int8", with a scale and a zero point for each tensor, or "none", where only weights are
     quantised. calibrate: how ranges follow from data, a name of `ranges.METHODS`. percentile: of the values that a
     range covers, in percent, for that method. equalize: whether channels are scaled across layers first. leave: names

@@ -209,6 +209,7 @@ def layers(draw: st.DrawFn) -> Layer:
         x = integers(kind, draw(st.sampled_from([1, 2, 7, 16])), inputs)
         w = integers(kind_w, *((outputs, inputs) if across else (inputs, outputs)))
         attributes = {"transB": int(across)} if operator == "Gemm" else {}
+    w = np.clip(w, -64, 64).astype(kind_w) if draw(st.booleans()) else w  # of 7 bits
     each = (outputs,) if draw(st.booleans()) else ()
     biases = [None] if operator == "MatMul" else [None, "int32", "float32"]
     chosen = draw(st.sampled_from(biases))

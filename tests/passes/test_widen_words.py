@@ -73,7 +73,7 @@ def test_only_x86_without_vnni_widens() -> None:
     """A CPU with dot products of bytes that makes halves of them; one of the others that does not."""
     node = helper.make_node("MatMulInteger", ["x", "w"], ["y"])
     kinds = {"x": TensorProto.UINT8, "y": TensorProto.INT32}
-    proto = models.build([node], {"x": [4, 16]}, ["y"], {"w": np.ones((16, 8), np.int8)}, kinds)
+    proto = models.build([node], {"x": [4, 16]}, ["y"], {"w": np.full((16, 8), 127, np.int8)}, kinds)
     for cpu in ("portable", "aarch64", "x86-64-v2", "x86-64-v3", "x86-64-v3-vnni", "x86-64-v4", "x86-64-v4-vnni"):
         widened = "std::int32_t wide[" in lower(proto, "m", Options(cpu=cpu)).header()
         assert widened == (cpu in ("x86-64-v2", "x86-64-v3", "x86-64-v4")), cpu

@@ -113,7 +113,7 @@ def test_weights_alone_need_no_data() -> None:
         ("--data nothing.npz", "the model has no input 'z'; its inputs are x"),
         ("--data broken.npz", "input 'x' is not finite on the calibration data"),
         ("--data whole.npz", "input 'x' is complex64, the model takes float32"),
-        ("--data plain.npz --weights int5", "weights=int5: choose one of int8, int4"),
+        ("--data plain.npz --weights int5", "weights=int5: choose one of int8, int7, int4"),
         ("--data plain.npz --weights int4", "weights=int4 are for activations=none, not uint8: choose that, or int8"),
         ("--data plain.npz --activations int2", "activations=int2: choose one of uint8, int8, none"),
         ("--data plain.npz --calibrate best", "calibrate=best: choose one of minmax, percentile, entropy, mse"),

@@ -119,7 +119,12 @@ def rows(feeds: Feeds, model: onnx.ModelProto, seed: int = 9) -> Feeds:
     return {n: models.normal(taken[n], *a.shape[1:], seed=seed) for n, a in feeds.items()}
 
 
-SCHEMES: list[dict[str, object]] = [{"activations": "int8"}, {"equalize": True}, {"activations": "none"}]
+SCHEMES: list[dict[str, object]] = [
+    {"activations": "int8"},
+    {"equalize": True},
+    {"activations": "none"},
+    {"weights": "int7"},
+]
 
 
 @pytest.mark.parametrize(

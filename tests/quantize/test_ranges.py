@@ -116,6 +116,8 @@ def test_weights_of_a_channel_share_a_scale() -> None:
     integers, scale = parameters.channels(weights, 0)
     assert integers.tolist() == [[127, -50], [0, 0], [-127, 1]]
     np.testing.assert_allclose(scale, [0.01, 1, 2], rtol=1e-6)
+    integers, scale = parameters.channels(weights, 0, kind="int7")
+    assert integers.tolist() == [[64, -25], [0, 0], [-64, 1]]
     integers, scale = parameters.channels(weights, None)
     assert scale.shape == () and integers.tolist() == [[1, 0], [0, 0], [-127, 1]]
 

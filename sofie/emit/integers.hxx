@@ -529,10 +529,10 @@ template <int least, int most, class V> SOFIE_INLINE auto in_bounds(V x)
 #else
 #define SOFIE_SCALED(sum, scale, offset) multiply_add(sum, scale, offset)
 #endif
-#define SOFIE_BY_STEPS(n, any, exactly)               \
-   const u32x##n steps = u32x##n(nearest_i32(near));  \
-   if (__builtin_expect(any, 0))                      \
-      return exactly;                                 \
+#define SOFIE_BY_STEPS(n, any, exactly)              \
+   const u32x##n steps = u32x##n(nearest_i32(near)); \
+   if (__builtin_expect(any, 0))                     \
+      return exactly;                                \
    return in_bounds<least, most>(i32x##n(steps) >> 11);
 #define SOFIE_QUANTIZED(n, any)                                                                                        \
    template <class V> SOFIE_INLINE f32x##n single_x##n(V x) { return to_f32(x); }                                      \
@@ -555,8 +555,7 @@ template <int least, int most, class V> SOFIE_INLINE auto in_bounds(V x)
    SOFIE_INLINE i8x##n requantized(i32x##n sum, S scale, T offset)                                                     \
    {                                                                                                                   \
       const f32x##n scaled = single_x##n(scale * 2048.0);                                                              \
-      const f32x##n near =                                                                                             \
-          SOFIE_SCALED(to_f32(sum), scaled, single_x##n(offset * 2048.0 + (zero * 2048.0 + 1024.0)));                  \
+      const f32x##n near = SOFIE_SCALED(to_f32(sum), scaled, single_x##n(offset * 2048.0 + (zero * 2048.0 + 1024.0))); \
       SOFIE_BY_STEPS(n, any, (requantized_exactly<zero, least, most>(sum, scale, offset)))                             \
    }                                                                                                                   \
    template <int zero, int least, int most, class S> SOFIE_INLINE i8x##n quantized(f32x##n number, S scale)            \
@@ -568,35 +567,35 @@ template <int least, int most, class V> SOFIE_INLINE auto in_bounds(V x)
 // Of two vectors side by side.
 SOFIE_INLINE const double *after(const double *from, index lanes) { return from + lanes; }
 SOFIE_INLINE double after(double x, index) { return x; }
-#define SOFIE_PAIR_QUANTIZED(n, twice, bytes, smaller_step, any, with_sign, without)                                  \
-   SOFIE_VECTOR(std::int8_t, bytes, twice)                                                                            \
-   SOFIE_INLINE bytes side_by_side(i8x##n a, i8x##n b)                                                                \
-   {                                                                                                                  \
-      bytes both{};                                                                                                   \
-      __builtin_memcpy(&both, &a, n);                                                                                 \
-      __builtin_memcpy(reinterpret_cast<char *>(&both) + n, &b, n);                                                   \
-      return both;                                                                                                    \
-   }                                                                                                                  \
-   template <int least, int most> SOFIE_INLINE bytes in_bounds(i32x##n a, i32x##n b)                                  \
-   {                                                                                                                  \
-      if (least == 0 && most == 255)                                                                                  \
-         return without;                                                                                              \
-      if (least == -128 && most == 127)                                                                               \
-         return with_sign;                                                                                            \
-      return side_by_side(in_bounds<least, most>(a), in_bounds<least, most>(b));                                      \
-   }                                                                                                                  \
-   template <int zero, int least, int most, class S, class T, class A, class B>                                       \
-   SOFIE_INLINE bytes requantized_x##twice(                                                                           \
-       i32x##n a, i32x##n b, S scaled_a, S scaled_b, T first_a, T first_b, A scale, B offset)                         \
-   {                                                                                                                  \
-      const u32x##n near_a = u32x##n(nearest_i32(SOFIE_SCALED(to_f32(a), scaled_a, first_a)));                        \
-      const u32x##n near_b = u32x##n(nearest_i32(SOFIE_SCALED(to_f32(b), scaled_b, first_b)));                        \
-      const u32x##n steps = smaller_step(near_a << 21, near_b << 21);                                                 \
-      if (__builtin_expect(any, 0))                                                                                   \
-         return side_by_side(                                                                                         \
-             requantized_exactly<zero, least, most>(a, exact_x##n(scale), exact_x##n(offset)),                        \
-             requantized_exactly<zero, least, most>(b, exact_x##n(after(scale, n)), exact_x##n(after(offset, n))));   \
-      return in_bounds<least, most>(i32x##n(near_a) >> 11, i32x##n(near_b) >> 11);                                    \
+#define SOFIE_PAIR_QUANTIZED(n, twice, bytes, any, with_sign, without)                                              \
+   SOFIE_VECTOR(std::int8_t, bytes, twice)                                                                          \
+   SOFIE_INLINE bytes side_by_side(i8x##n a, i8x##n b)                                                              \
+   {                                                                                                                \
+      bytes both{};                                                                                                 \
+      __builtin_memcpy(&both, &a, n);                                                                               \
+      __builtin_memcpy(reinterpret_cast<char *>(&both) + n, &b, n);                                                 \
+      return both;                                                                                                  \
+   }                                                                                                                \
+   template <int least, int most> SOFIE_INLINE bytes in_bounds(i32x##n a, i32x##n b)                                \
+   {                                                                                                                \
+      if (least == 0 && most == 255)                                                                                \
+         return without;                                                                                            \
+      if (least == -128 && most == 127)                                                                             \
+         return with_sign;                                                                                          \
+      return side_by_side(in_bounds<least, most>(a), in_bounds<least, most>(b));                                    \
+   }                                                                                                                \
+   template <int zero, int least, int most, class S, class T, class A, class B>                                     \
+   SOFIE_INLINE bytes requantized_x##twice(                                                                         \
+       i32x##n a, i32x##n b, S scaled_a, S scaled_b, T first_a, T first_b, A scale, B offset)                       \
+   {                                                                                                                \
+      const u32x##n near_a = u32x##n(nearest_i32(SOFIE_SCALED(to_f32(a), scaled_a, first_a)));                      \
+      const u32x##n near_b = u32x##n(nearest_i32(SOFIE_SCALED(to_f32(b), scaled_b, first_b)));                      \
+      const u32x##n steps = smaller_step(near_a << 21, near_b << 21);                                               \
+      if (__builtin_expect(any, 0))                                                                                 \
+         return side_by_side(                                                                                       \
+             requantized_exactly<zero, least, most>(a, exact_x##n(scale), exact_x##n(offset)),                      \
+             requantized_exactly<zero, least, most>(b, exact_x##n(after(scale, n)), exact_x##n(after(offset, n)))); \
+      return in_bounds<least, most>(i32x##n(near_a) >> 11, i32x##n(near_b) >> 11);                                  \
    }
 #define SOFIE_SMALLER_STEP(n) \
    SOFIE_INLINE u32x##n smaller_step(u32x##n a, u32x##n b) { return a < b ? a : b; }
@@ -607,7 +606,6 @@ SOFIE_PAIR_QUANTIZED(
     4,
     8,
     i8_of_8,
-    smaller_step,
     __builtin_ia32_movmskps(f32x4(steps == 0u)),
     first_of<i8_of_8>(__builtin_ia32_packsswb128(saturated_halves(a, b), saturated_halves(a, b))),
     first_of<i8_of_8>(__builtin_ia32_packuswb128(saturated_halves(a, b), saturated_halves(a, b))))
@@ -620,7 +618,6 @@ SOFIE_PAIR_QUANTIZED(
     8,
     16,
     i8_of_16,
-    smaller_step,
     __builtin_ia32_movmskps256(f32x8(steps == 0u)),
     i8_of_16(words_in_turn(__builtin_ia32_packsswb256(saturated_halves(a, b), saturated_halves(a, b)))),
     i8_of_16(words_in_turn(__builtin_ia32_packuswb256(saturated_halves(a, b), saturated_halves(a, b)))))
@@ -629,7 +626,6 @@ SOFIE_PAIR_QUANTIZED(
     8,
     16,
     i8_of_16,
-    smaller_step,
     __builtin_ia32_movmskps256(f32x8(steps == 0u)),
     side_by_side(saturated(a), saturated(b)),
     side_by_side(unsigned_saturated(a), unsigned_saturated(b)))
@@ -783,7 +779,9 @@ SOFIE_NARROW_DOT(4, dot_pairs(sum, i32x4(__builtin_ia32_pmaddubsw128(char_x16(x)
 SOFIE_NARROW_DOT(8, dot(sum, x, w))
 #elif SOFIE_LANES >= 8
 SOFIE_VECTOR(char, bytes_of_32, 32)
-SOFIE_NARROW_DOT(8, dot_pairs(sum, i32x8(__builtin_ia32_pmaddubsw256(bytes_of_32(x), bytes_of_32(w))), 0x00010001 - i32x8{}))
+SOFIE_NARROW_DOT(
+    8,
+    dot_pairs(sum, i32x8(__builtin_ia32_pmaddubsw256(bytes_of_32(x), bytes_of_32(w))), 0x00010001 - i32x8{}))
 #endif
 #if SOFIE_LANES >= 16 && (defined(SOFIE_VNNI) || SOFIE_X86 < 4)
 SOFIE_NARROW_DOT(16, dot(sum, x, w))
@@ -791,7 +789,8 @@ SOFIE_NARROW_DOT(16, dot(sum, x, w))
 SOFIE_VECTOR(char, bytes_of_64, 64)
 #if defined(__clang__)
 SOFIE_NARROW_DOT(
-    16, dot_pairs(sum, i32x16(__builtin_ia32_pmaddubsw512(bytes_of_64(x), bytes_of_64(w))), 0x00010001 - i32x16{}))
+    16,
+    dot_pairs(sum, i32x16(__builtin_ia32_pmaddubsw512(bytes_of_64(x), bytes_of_64(w))), 0x00010001 - i32x16{}))
 #else
 SOFIE_INLINE i32x16 add_bytes(i32x16 x, i32x16 w)
 {

@@ -72,8 +72,8 @@ class _Kernel:
     lanes: int
     made: dict[tuple[SSAValue, float], SSAValue] = field(default_factory=dict)
     """By the memory that they are read from, and what is added to each."""
-    loaded: dict[tuple[SSAValue, SSAValue, Block], SSAValue] = field(default_factory=dict)
-    """By where they are, the lane of the first one, and the block that they are needed in."""
+    loaded: dict[tuple[SSAValue, SSAValue, int, Block], SSAValue] = field(default_factory=dict)
+    """By where they are, the lane of the first one, how many, and the block that they are needed in."""
     indices: Indices = field(init=False)
 
     def __post_init__(self) -> None:
@@ -108,12 +108,13 @@ class _Kernel:
             return ops[-1].results[0]
         if (value, added) not in self.made:
             self.made[value, added] = self._fill(op, value, added)
-        room, lane, block = self.made[value, added], at[_axis(value)], op.parent_block()
+        room, block = self.made[value, added], op.parent_block()
         assert block is not None
-        if (room, lane, block) not in self.loaded:
-            ops.append(vector.LoadOp(room, [lane], VectorType(f32, [width])))
-            self.loaded[room, lane, block] = ops[-1].results[0]
-        return self.loaded[room, lane, block]
+        key = room, at[_axis(value)], width, block
+        if key not in self.loaded:
+            ops.append(vector.LoadOp(room, [at[_axis(value)]], VectorType(f32, [width])))
+            self.loaded[key] = ops[-1].results[0]
+        return self.loaded[key]
 
     def _fill(self, user: Operation, numbers: SSAValue, added: float) -> SSAValue:
         """Makes the float32 of all numbers of a memref before the kernel's loops around a user."""

@@ -120,9 +120,7 @@ class Options:
         if self.blas not in BLAS:
             raise SofieError(f"--blas {printable(self.blas)}: choose one of {', '.join(BLAS)}")
         options = {
-            "vectorize": ArgSpec("vectorize", {"cpu": (target.name,)}),
-            "widen-words": ArgSpec("widen-words", {"cpu": (target.name,)}),
-            "round-lanes": ArgSpec("round-lanes", {"cpu": (target.name,)}),
+            **{name: ArgSpec(name, {"cpu": (target.name,)}) for name in ("vectorize", "widen-words", "round-lanes")},
             "split-threads": ArgSpec("split-threads", {"threads": (self.threads,)}),
             "lower-to-blas": ArgSpec("lower-to-blas", {"library": (self.blas,)}),
             "pack-weights": ArgSpec("pack-weights", {} if self.blas == "none" else {"panel": (0,)}),

@@ -23,15 +23,19 @@ def calls_of(module: ModuleOp) -> Mapping[str, Sequence[func.CallOp]]:
     return calls
 
 
-def own_weights(argument: BlockArgument, calls: Sequence[func.CallOp]) -> list[WeightOp]:
-    """The weights that the calls of a kernel give it for an argument; none where anybody else reads them, or another
-    argument is one of them, or not all are weights.
-    """
+def given_weights(argument: BlockArgument, calls: Sequence[func.CallOp]) -> list[WeightOp]:
+    """The weights that the calls of a kernel give it for an argument, each once; none where not all are weights."""
     owners = list(dict.fromkeys(call.operands[argument.index].owner for call in calls))
     found = [owner for owner in owners if isinstance(owner, WeightOp)]
+    return found if len(found) == len(owners) else []
+
+
+def own_weights(argument: BlockArgument, calls: Sequence[func.CallOp]) -> list[WeightOp]:
+    """The same; none where anybody else reads them, or another argument is one of them."""
+    found = given_weights(argument, calls)
     uses = [use for weight in found for use in weight.result.uses]
     alone = all(use.operation in calls and use.index == argument.index for use in uses)
-    return found if alone and len(found) == len(owners) else []
+    return found if alone else []
 
 
 def lay_out(

@@ -182,10 +182,10 @@ def plan_of(nest: scf.ParallelOp, target: Cpu, tile: int = 0) -> Plan | None:
         tiles = -(-columns // (target.registers - 4))
         return Plan(d, None, lanes, -(-columns // tiles), overlap=overlap)
     rows = extent_of(nest, rows_loop)
-    sums = _sums(nest, d, rows_loop, target)
-    widened = target.multiplies_pairs and any(isinstance(op, DotOp) and op.narrow is None for op in nest.body.walk())
+    step = _step_of(nest, target)
+    sums = _sums(nest, d, rows_loop, target, step)
     limit = tile or _apart(nest, d, rows_loop)
-    heights = _heights(MANY_ROWS if rows is None else rows, columns, sums, limit, WIDENED if widened else PLAIN)
+    heights = _heights(MANY_ROWS if rows is None else rows, columns, sums, limit, step)
     outermost = _outermost(nest, d, rows_loop, len(heights) * lanes)
     return Plan(d, rows_loop, lanes, len(heights), heights, outermost, overlap)
 
@@ -352,17 +352,16 @@ def _apart(nest: scf.ParallelOp, lanes_loop: int, rows_loop: int) -> int:
     return most_rows
 
 
-NARROW = 3
-"""Registers of what adds products in 16 bits: a word of x, two products, and what adds those up."""
 ROUNDING = 6
 """Registers of what makes bytes of sums: four constants, a factor, and the element that a dot product cannot load."""
 
 
-def _sums(nest: scf.ParallelOp, lanes_loop: int, rows_loop: int, target: Cpu) -> int:
+def _sums(nest: scf.ParallelOp, lanes_loop: int, rows_loop: int, target: Cpu, step: Step) -> int:
     """How many vectors the sums and kept operands of a tile may fill.
 
-    All registers but one, where the other operand is one element at a time. Where it is a vector for each sum, as of a
-    depthwise convolution, compilers load many of them early: half the registers, and no fewer than hide the latency.
+    All registers but what passes through them, where the other operand is one element at a time. Where it is a vector
+    for each sum, as of a depthwise convolution, compilers load many of them early: half the registers, and no fewer
+    than hide the latency.
     What makes bytes of sums has constants that compilers keep, if need be instead of sums (MobileNetV2: 2.40 ->
     2.32 ms, Sapphire Rapids).
     """
@@ -371,11 +370,8 @@ def _sums(nest: scf.ParallelOp, lanes_loop: int, rows_loop: int, target: Cpu) ->
     vectors = any(movement(op, lanes) == 1 and movement(op, rows) != 0 for op in loads)
     if vectors:
         return max(target.registers // 2, 14)
-    if target.multiplies_pairs and any(isinstance(op, DotOp | DotPairsOp) for op in nest.body.walk()):
-        narrow = any(isinstance(op, DotOp) and op.narrow is not None for op in nest.body.walk())
-        return target.registers - (NARROW if narrow else 1)  # of products of 16 bits
-    rounds = any(isinstance(op, QuantizeOp | RequantizeOp) for op in nest.body.walk())
-    return target.registers - 1 - (ROUNDING if rounds else 0)
+    rounds = step is PLAIN and any(isinstance(op, QuantizeOp | RequantizeOp) for op in nest.body.walk())
+    return target.registers - step.passing - (ROUNDING if rounds else 0)
 
 
 def _heights(rows: int, vectors: int, registers: int, limit: int, step: Step) -> tuple[int, ...]:
@@ -457,10 +453,22 @@ def _cycles_of_words(rows: int, vectors: int) -> float:
 
 @dataclass(frozen=True)
 class Step:
-    """What a step of a tile's sums takes: cycles, by rows and vectors, and registers that a vector of columns keeps."""
+    """What a step of a tile's sums takes: cycles, by rows and vectors, and registers.
+
+    kept: registers that a vector of columns keeps. passing: those of what passes through: elements of x and products.
+    """
 
     cycles: Callable[[int, int], float]
     kept: int
+    passing: int
 
 
-PLAIN, WIDENED = Step(_cycles, 1), Step(_cycles_of_words, 2)
+PLAIN, WIDENED, NARROW = Step(_cycles, 1, 1), Step(_cycles_of_words, 2, 1), Step(_cycles, 1, 3)
+
+
+def _step_of(nest: scf.ParallelOp, target: Cpu) -> Step:
+    """That of words, widened first or narrow, where the CPU multiplies no bytes; else a plain one."""
+    dots = [op for op in nest.body.walk() if isinstance(op, DotOp)]
+    if not dots or not target.multiplies_pairs:
+        return PLAIN
+    return NARROW if all(dot.narrow is not None for dot in dots) else WIDENED

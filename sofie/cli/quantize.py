@@ -63,7 +63,7 @@ def quantize(
     values: dict[str, object],
     **asked: Any,
 ) -> None:
-    """Write MODEL with integers of 8 or 4 bits, as QDQ ONNX, and say what they cost.
+    """Write MODEL with integers of 8, 7 or 4 bits, as QDQ ONNX, and say what they cost.
 
     The table shows the signal-to-noise ratio of each layer's result in the quantised model.
     """

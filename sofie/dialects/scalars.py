@@ -240,9 +240,13 @@ class RequantizeOp(_ToByte):
 
 
 STEPS = 2048.0
-"""Those of one, in which a float32 is rounded where a byte is looked for."""
+"""Those of one, in which a float32 is rounded where a byte is looked for; integers.hxx counts in them, too."""
 LARGEST_OFFSET = 700.0
 """Up to here, float32 tells nearly always on which side of a half a number of at most 256 lies: to within 2^-12."""
+
+
+Place = tuple[SSAValue, Sequence[SSAValue]]
+"""A number, or a memref and the indices of one there."""
 
 
 @irdl_op_definition
@@ -286,10 +290,6 @@ class RequantizeLanesOp(_ToByte):
             raise VerifyException("sofie.requantize_lanes has steps of f32")
         if any(get_element_type_or_self(v.type) != f64 for v in (self.scale, self.offset)):
             raise VerifyException("sofie.requantize_lanes has a scale and an offset of f64")
-
-
-Place = tuple[SSAValue, Sequence[SSAValue]]
-"""A number, or a memref and the indices of one there."""
 
 
 @irdl_op_definition

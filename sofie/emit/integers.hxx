@@ -132,18 +132,24 @@ SOFIE_INTEGERS(4)
 SOFIE_INLINE i16x4 to_i16(i32x4 x) { return __builtin_convertvector(x, i16x4); }
 #if SOFIE_LANES >= 8
 SOFIE_INTEGERS(8)
-#if SOFIE_GNU_X86 >= 3
+#if SOFIE_X86 >= 3
 SOFIE_VECTOR(char, char_x32, 32)
 SOFIE_VECTOR(long long, i64x4, 32)
 // The first word of each half, the second of each, and so on.
 SOFIE_INLINE char_x16 words_in_turn(char_x32 x)
 {
+#if defined(__clang__)
+   return char_x16(__builtin_shufflevector(i32x8(x), i32x8(x), 0, 4, 1, 5));
+#else
    const i64x4 words = i64x4(x);
    const i32x4 low = i32x4(__builtin_ia32_extract128i256(words, 0)),
                high = i32x4(__builtin_ia32_extract128i256(words, 1));
    return char_x16(__builtin_ia32_punpckldq128(low, high));
+#endif
 }
+#endif
 
+#if SOFIE_GNU_X86 >= 3
 // The lowest bytes of the numbers of each half, side by side, then both halves.
 SOFIE_INLINE i8x8 to_i8(i32x8 x)
 {
@@ -491,18 +497,13 @@ SOFIE_SATURATED(
     4,
     first_of<i8x4>(__builtin_ia32_packsswb128(saturated_halves(x), saturated_halves(x))),
     first_of<i8x4>(__builtin_ia32_packuswb128(saturated_halves(x), saturated_halves(x))))
-#if SOFIE_GNU_X86 >= 3
+#if SOFIE_LANES >= 8
 SOFIE_VECTOR(std::int16_t, i16_of_32, 32)
 SOFIE_INLINE i16_of_32 saturated_halves(i32x8 x) { return i16_of_32(__builtin_ia32_packssdw256(x, x)); }
 SOFIE_SATURATED(
     8,
     first_of<i8x8>(words_in_turn(__builtin_ia32_packsswb256(saturated_halves(x), saturated_halves(x)))),
     first_of<i8x8>(words_in_turn(__builtin_ia32_packuswb256(saturated_halves(x), saturated_halves(x)))))
-#elif SOFIE_LANES >= 8
-SOFIE_SATURATED(
-    8,
-    to_i8(smaller(larger(x, -128 - i32x8{}), 127 - i32x8{})),
-    to_i8(smaller(larger(x, i32x8{}), 255 - i32x8{})))
 #endif
 #if SOFIE_LANES >= 16
 SOFIE_SATURATED(
@@ -534,35 +535,34 @@ template <int least, int most, class V> SOFIE_INLINE auto in_bounds(V x)
    if (__builtin_expect(any, 0))                     \
       return exactly;                                \
    return in_bounds<least, most>(i32x##n(steps) >> 11);
-#define SOFIE_QUANTIZED(n, any)                                                                                        \
-   template <class V> SOFIE_INLINE f32x##n single_x##n(V x) { return to_f32(x); }                                      \
-   SOFIE_INLINE f32x##n single_x##n(double x) { return static_cast<float>(x) - f32x##n{}; }                            \
-   SOFIE_INLINE auto exact_x##n(const double *from)                                                                    \
-   {                                                                                                                   \
-      decltype(to_f64(i32x##n{})) numbers{};                                                                           \
-      __builtin_memcpy(&numbers, from, sizeof numbers);                                                                \
-      return numbers;                                                                                                  \
-   }                                                                                                                   \
-   SOFIE_INLINE double exact_x##n(double x) { return x; }                                                              \
-   SOFIE_EXACTLY(n, requantized_exactly, quantized_exactly)                                                            \
-   template <int zero, int least, int most, class S, class T, class A, class B>                                        \
-   SOFIE_INLINE i8x##n requantized_x##n(i32x##n sum, S scaled, T first, A scale, B offset)                             \
-   {                                                                                                                   \
-      const f32x##n near = SOFIE_SCALED(to_f32(sum), scaled, first);                                                   \
-      SOFIE_BY_STEPS(n, any, (requantized_exactly<zero, least, most>(sum, exact_x##n(scale), exact_x##n(offset))))     \
-   }                                                                                                                   \
-   template <int zero, int least, int most, class S, class T>                                                          \
-   SOFIE_INLINE i8x##n requantized(i32x##n sum, S scale, T offset)                                                     \
-   {                                                                                                                   \
-      const f32x##n scaled = single_x##n(scale * 2048.0);                                                              \
-      const f32x##n near = SOFIE_SCALED(to_f32(sum), scaled, single_x##n(offset * 2048.0 + (zero * 2048.0 + 1024.0))); \
-      SOFIE_BY_STEPS(n, any, (requantized_exactly<zero, least, most>(sum, scale, offset)))                             \
-   }                                                                                                                   \
-   template <int zero, int least, int most, class S> SOFIE_INLINE i8x##n quantized(f32x##n number, S scale)            \
-   {                                                                                                                   \
-      const f32x##n near =                                                                                             \
-          SOFIE_SCALED(number, (2048.0f / scale - f32x##n{}), (zero * 2048.0f + 1024.0f - f32x##n{}));                 \
-      SOFIE_BY_STEPS(n, any, (quantized_exactly<zero, least, most>(number, scale)))                                    \
+#define SOFIE_QUANTIZED(n, any)                                                                                      \
+   template <class V> SOFIE_INLINE f32x##n single_x##n(V x) { return to_f32(x); }                                    \
+   SOFIE_INLINE f32x##n single_x##n(double x) { return static_cast<float>(x) - f32x##n{}; }                          \
+   SOFIE_INLINE auto exact_x##n(const double *from)                                                                  \
+   {                                                                                                                 \
+      decltype(to_f64(i32x##n{})) numbers{};                                                                         \
+      __builtin_memcpy(&numbers, from, sizeof numbers);                                                              \
+      return numbers;                                                                                                \
+   }                                                                                                                 \
+   template <class V> SOFIE_INLINE V exact_x##n(V x) { return x; }                                                   \
+   SOFIE_EXACTLY(n, requantized_exactly, quantized_exactly)                                                          \
+   template <int zero, int least, int most, class S, class T, class A, class B>                                      \
+   SOFIE_INLINE i8x##n requantized_x##n(i32x##n sum, S scaled, T first, A scale, B offset)                           \
+   {                                                                                                                 \
+      const f32x##n near = SOFIE_SCALED(to_f32(sum), scaled, first);                                                 \
+      SOFIE_BY_STEPS(n, any, (requantized_exactly<zero, least, most>(sum, exact_x##n(scale), exact_x##n(offset))))   \
+   }                                                                                                                 \
+   template <int zero, int least, int most, class S, class T>                                                        \
+   SOFIE_INLINE i8x##n requantized(i32x##n sum, S scale, T offset)                                                   \
+   {                                                                                                                 \
+      return requantized_x##n<zero, least, most>(                                                                    \
+          sum, single_x##n(scale * 2048.0), single_x##n(offset * 2048.0 + (zero * 2048.0 + 1024.0)), scale, offset); \
+   }                                                                                                                 \
+   template <int zero, int least, int most, class S> SOFIE_INLINE i8x##n quantized(f32x##n number, S scale)          \
+   {                                                                                                                 \
+      const f32x##n near =                                                                                           \
+          SOFIE_SCALED(number, (2048.0f / scale - f32x##n{}), (zero * 2048.0f + 1024.0f - f32x##n{}));               \
+      SOFIE_BY_STEPS(n, any, (quantized_exactly<zero, least, most>(number, scale)))                                  \
    }
 // Of two vectors side by side.
 SOFIE_INLINE const double *after(const double *from, index lanes) { return from + lanes; }
@@ -612,7 +612,6 @@ SOFIE_PAIR_QUANTIZED(
 #if SOFIE_LANES >= 8
 SOFIE_QUANTIZED(8, __builtin_ia32_movmskps256(f32x8((steps & 2047u) == 0u)))
 SOFIE_SMALLER_STEP(8)
-#if SOFIE_GNU_X86 >= 3
 SOFIE_INLINE i16_of_32 saturated_halves(i32x8 a, i32x8 b) { return i16_of_32(__builtin_ia32_packssdw256(a, b)); }
 SOFIE_PAIR_QUANTIZED(
     8,
@@ -621,15 +620,6 @@ SOFIE_PAIR_QUANTIZED(
     __builtin_ia32_movmskps256(f32x8(steps == 0u)),
     i8_of_16(words_in_turn(__builtin_ia32_packsswb256(saturated_halves(a, b), saturated_halves(a, b)))),
     i8_of_16(words_in_turn(__builtin_ia32_packuswb256(saturated_halves(a, b), saturated_halves(a, b)))))
-#else
-SOFIE_PAIR_QUANTIZED(
-    8,
-    16,
-    i8_of_16,
-    __builtin_ia32_movmskps256(f32x8(steps == 0u)),
-    side_by_side(saturated(a), saturated(b)),
-    side_by_side(unsigned_saturated(a), unsigned_saturated(b)))
-#endif
 #endif
 #if SOFIE_LANES >= 16
 #if defined(__clang__)
@@ -772,29 +762,26 @@ SOFIE_DOT_BY_SHIFTS(16)
    SOFIE_INLINE i32x##n narrow_dot(i32x##n sum, i32x##n x, i32x##n w) { return expression; }
 #if defined(SOFIE_VNNI) || SOFIE_X86 < 2
 SOFIE_NARROW_DOT(4, dot(sum, x, w))
+#if SOFIE_LANES >= 8
+SOFIE_NARROW_DOT(8, dot(sum, x, w))
+#endif
+#if SOFIE_LANES >= 16
+SOFIE_NARROW_DOT(16, dot(sum, x, w))
+#endif
 #else
 SOFIE_NARROW_DOT(4, dot_pairs(sum, i32x4(__builtin_ia32_pmaddubsw128(char_x16(x), char_x16(w))), 0x00010001 - i32x4{}))
+#if SOFIE_LANES >= 8
+SOFIE_NARROW_DOT(8, dot_pairs(sum, i32x8(__builtin_ia32_pmaddubsw256(char_x32(x), char_x32(w))), 0x00010001 - i32x8{}))
 #endif
-#if SOFIE_LANES >= 8 && (defined(SOFIE_VNNI) || SOFIE_X86 < 3)
-SOFIE_NARROW_DOT(8, dot(sum, x, w))
-#elif SOFIE_LANES >= 8
-SOFIE_VECTOR(char, bytes_of_32, 32)
-SOFIE_NARROW_DOT(
-    8,
-    dot_pairs(sum, i32x8(__builtin_ia32_pmaddubsw256(bytes_of_32(x), bytes_of_32(w))), 0x00010001 - i32x8{}))
-#endif
-#if SOFIE_LANES >= 16 && (defined(SOFIE_VNNI) || SOFIE_X86 < 4)
-SOFIE_NARROW_DOT(16, dot(sum, x, w))
-#elif SOFIE_LANES >= 16
-SOFIE_VECTOR(char, bytes_of_64, 64)
-#if defined(__clang__)
-SOFIE_NARROW_DOT(
-    16,
-    dot_pairs(sum, i32x16(__builtin_ia32_pmaddubsw512(bytes_of_64(x), bytes_of_64(w))), 0x00010001 - i32x16{}))
-#else
+#if SOFIE_LANES >= 16
+SOFIE_VECTOR(char, char_x64, 64)
 SOFIE_INLINE i32x16 add_bytes(i32x16 x, i32x16 w)
 {
-   return i32x16(__builtin_ia32_pmaddubsw512_mask(bytes_of_64(x), bytes_of_64(w), i16_of_64{}, -1));
+#if defined(__clang__)
+   return i32x16(__builtin_ia32_pmaddubsw512(char_x64(x), char_x64(w)));
+#else
+   return i32x16(__builtin_ia32_pmaddubsw512_mask(char_x64(x), char_x64(w), i16_of_64{}, -1));
+#endif
 }
 SOFIE_NARROW_DOT(16, dot_pairs(sum, add_bytes(x, w), 0x00010001 - i32x16{}))
 #endif

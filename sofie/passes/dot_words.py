@@ -27,9 +27,8 @@ from xdsl.passes import ModulePass
 
 from sofie import affine
 from sofie.dialects.scalars import WORD, DotOp, DotPairsOp, LoadWordOp
-from sofie.dialects.sofie import WeightOp
 from sofie.dialects.types import element_of, strides_and_offset
-from sofie.kernel_weights import calls_of
+from sofie.kernel_weights import calls_of, given_weights
 from sofie.rewrite import erase
 from sofie.weights import Array
 
@@ -158,8 +157,8 @@ def _is_narrow(words: SSAValue, calls: Mapping[str, Sequence[func.CallOp]]) -> b
     function = words.owner.parent_op() if isinstance(words, BlockArgument) else None
     if not isinstance(words, BlockArgument) or not isinstance(function, func.FuncOp):
         return False
-    given = [call.operands[words.index].owner for call in calls.get(function.sym_name.data, [])]
-    return bool(given) and all(isinstance(weight, WeightOp) and _are_narrow(weight.blob.value) for weight in given)
+    given = given_weights(words, calls.get(function.sym_name.data, []))
+    return bool(given) and all(_are_narrow(weight.blob.value) for weight in given)
 
 
 def _are_narrow(words: Array) -> bool:

@@ -20,21 +20,23 @@ each lane.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from xdsl.context import Context
-from xdsl.dialects import arith, func, memref, scf, vector
+from xdsl.dialects import arith, func, memref, vector
 from xdsl.dialects.builtin import FloatAttr, MemRefType, ModuleOp, NoneAttr, VectorType, f32, f64
 from xdsl.ir import Block, BlockArgument, Operation, SSAValue
 from xdsl.passes import ModulePass
 
 from sofie import affine
+from sofie.body import Body, Numbers
 from sofie.dialects.scalars import STEPS, CastLanesOp, Place, RequantizeLanesOp, RequantizeOp
+from sofie.dialects.types import shape_of
 from sofie.memory import is_written
-from sofie.passes.lower_loops import Indices
-from sofie.rewrite import erase, replace
+from sofie.rewrite import ancestor_in, erase, replace
 from sofie.target import cpu
 
 MOST = 4096
@@ -74,10 +76,10 @@ class _Kernel:
     """By the memory that they are read from, and what is added to each."""
     loaded: dict[tuple[SSAValue, SSAValue, int, Block], SSAValue] = field(default_factory=dict)
     """By where they are, the lane of the first one, how many, and the block that they are needed in."""
-    indices: Indices = field(init=False)
+    numbers: Numbers = field(init=False)
 
     def __post_init__(self) -> None:
-        self.indices = Indices(self.function.body.block)
+        self.numbers = Numbers(self.function.body.block)
 
     def rewrite(self, op: RequantizeOp) -> RequantizeLanesOp | None:
         """The same of float32's numbers, if there are such."""
@@ -118,52 +120,44 @@ class _Kernel:
 
     def _fill(self, user: Operation, numbers: SSAValue, added: float) -> SSAValue:
         """Makes the float32 of all numbers of a memref before the kernel's loops around a user."""
-        block, before = self.function.body.block, user
-        while before.parent_block() is not block:
-            outer = before.parent_op()
-            assert outer is not None
-            before = outer
-        length = _length(numbers)
+        block = self.function.body.block
+        top = block.first_op
+        assert top is not None
+        before, length = ancestor_in(top, user), max(shape_of(numbers))
         room = memref.AllocaOp.get(f32, 64, [length])
         room.memref.name_hint = "steps" if added == 0 else "first"
-        block.insert_op_before(room, before)
+        body = Body(block, before, user, self.numbers)
+        body.put(room)
         whole = length - length % self.lanes
         for width, low, high in ((self.lanes, 0, whole), (1, whole, length)):
+
+            def convert(here: Body, lane: SSAValue, carried: list[SSAValue], width: int = width) -> list[SSAValue]:
+                _convert(here, numbers, room.memref, lane, width, added)
+                return carried
+
             if low < high:
-                body = Block(arg_types=[self.indices.constant(0).type])
-                body.args[0].name_hint = "lane"
-                body.add_ops([*self._converted(numbers, room.memref, body.args[0], width, added), scf.YieldOp()])
-                low_, high_, step = (self.indices.constant(v) for v in (low, high, width))
-                block.insert_op_before(scf.ForOp(low_, high_, step, [], body), before)
+                body.loop(low, high, width, convert, (), "lane")
         return room.memref
 
-    def _converted(
-        self, numbers: SSAValue, room: SSAValue, lane: SSAValue, width: int, added: float
-    ) -> Sequence[Operation]:
-        """What makes `width` of them, from a lane on."""
-        kind = numbers.type
-        assert isinstance(kind, MemRefType)
-        at = [lane if axis == _axis(numbers) else self.indices.constant(0) for axis in range(kind.get_num_dims())]
-        load = vector.LoadOp(numbers, at, VectorType(f64, [width])) if width > 1 else memref.LoadOp.get(numbers, at)
-        ops: list[Operation] = [load]
 
-        def with_number(make: type[arith.AddfOp | arith.MulfOp], number: float) -> None:
-            value = arith.ConstantOp(FloatAttr(number, f64))
-            last = ops[-1].results[0]
-            ops.append(value)
-            if width > 1:
-                ops.append(vector.BroadcastOp(value.result, VectorType(f64, [width])))
-            ops.append(make(last, ops[-1].results[0]))
+def _convert(body: Body, numbers: SSAValue, room: SSAValue, lane: SSAValue, width: int, added: float) -> None:
+    """Makes `width` of them, from a lane on."""
+    at = [lane if axis == _axis(numbers) else body.number(0) for axis in range(len(shape_of(numbers)))]
+    wide = VectorType(f64, [width])
 
-        if added:
-            with_number(arith.AddfOp, added)
-        with_number(arith.MulfOp, STEPS)
-        result = ops[-1].results[0]
-        if width > 1:
-            single = CastLanesOp("arith.truncf", result, VectorType(f32, [width]))
-            return [*ops, single, vector.StoreOp(single.res, room, [lane])]
-        rounded = arith.TruncFOp(result, f32)
-        return [*ops, rounded, memref.StoreOp.get(rounded.result, room, [lane])]
+    def all_lanes(number: float) -> SSAValue:
+        value = body.add(arith.ConstantOp(FloatAttr(number, f64)))
+        return body.add(vector.BroadcastOp(value, wide)) if width > 1 else value
+
+    result = body.add(vector.LoadOp(numbers, at, wide) if width > 1 else memref.LoadOp.get(numbers, at))
+    if added:
+        result = body.add(arith.AddfOp(result, all_lanes(added)))
+    result = body.add(arith.MulfOp(result, all_lanes(STEPS)))
+    if width > 1:
+        single = body.add(CastLanesOp("arith.truncf", result, VectorType(f32, [width])))
+        body.put(vector.StoreOp(single, room, [lane]))
+    else:
+        body.put(memref.StoreOp.get(body.add(arith.TruncFOp(result, f32)), room, [lane]))
 
 
 def _constant_place(value: SSAValue) -> Place | None:
@@ -175,28 +169,16 @@ def _constant_place(value: SSAValue) -> Place | None:
         return value, []
     if not isinstance(owner, vector.LoadOp) or not isinstance(owner.base, BlockArgument) or is_written(owner.base):
         return None
-    kind = owner.base.type
+    kind, shape = owner.base.type, shape_of(owner.base)
     assert isinstance(kind, MemRefType)
-    shape = kind.get_shape()
-    return (
-        (owner.base, list(owner.indices))
-        if isinstance(kind.layout, NoneAttr) and min(shape) > 0 and max(shape) == _length(owner.base) <= MOST
-        else None
-    )
-
-
-def _length(numbers: SSAValue) -> int:
-    """The elements of a memref."""
-    kind = numbers.type
-    assert isinstance(kind, MemRefType)
-    return kind.element_count()
+    in_line = isinstance(kind.layout, NoneAttr) and 0 < math.prod(shape) == max(shape) <= MOST
+    return (owner.base, list(owner.indices)) if in_line else None
 
 
 def _axis(numbers: SSAValue) -> int:
     """The axis of a memref along which its elements lie."""
-    kind = numbers.type
-    assert isinstance(kind, MemRefType)
-    return kind.get_shape().index(max(kind.get_shape()))
+    shape = shape_of(numbers)
+    return shape.index(max(shape))
 
 
 def _pair(block: Block) -> None:
@@ -207,7 +189,7 @@ def _pair(block: Block) -> None:
         low, high = a.vector.owner, b.vector.owner
         if a in paired or not isinstance(low, RequantizeLanesOp) or not isinstance(high, RequantizeLanesOp):
             continue
-        if a.base is not b.base or not _are_neighbours(low, high, a.indices, b.indices):
+        if a.base is not b.base or not _are_neighbours(low, high, a.indices, b.indices) or not _follows(a, b):
             continue
         both = RequantizeLanesOp(
             [*low.sums, *high.sums],
@@ -225,6 +207,14 @@ def _pair(block: Block) -> None:
             erase(op)
 
 
+def _follows(store: Operation, other: Operation) -> bool:
+    """Whether between two stores of a block indices are computed, and nothing else."""
+    current = store.next_op
+    while isinstance(current, arith.AddiOp | arith.MuliOp | arith.ConstantOp):
+        current = current.next_op
+    return current is other
+
+
 def _are_neighbours(
     low: RequantizeLanesOp, high: RequantizeLanesOp, at: Sequence[SSAValue], then: Sequence[SSAValue]
 ) -> bool:
@@ -237,7 +227,7 @@ def _are_neighbours(
         return False
     if low.scale is not high.scale or low.offset is not high.offset:
         return False
-    lanes = low.res.type.get_shape()[0] if isinstance(low.res.type, VectorType) else 0
+    (lanes,) = shape_of(low.res)
     sides = [(at, then, None), (low.scale_at, high.scale_at, low.scale), (low.offset_at, high.offset_at, low.offset)]
     return all(_apart(a, b, lanes, numbers) for a, b, numbers in sides)
 

@@ -11,7 +11,7 @@ from sofie.compiler import Options, compile_model, lower
 from tests import models
 from tests.cpus import BYTE_CPUS
 
-ENDS = ((64, 64, True), (128 - 1, 1, True), (-64, -64, True), (-128, 0, True), (127, -128, True))
+ENDS = ((64, 64, True), (127, 1, True), (-64, -64, True), (-128, 0, True), (127, -128, True))
 WIDE = ((65, 64, False), (127, 2, False), (-128, -1, False), (-65, -64, False))
 """Two neighbouring weights, and whether their products with two bytes always have 16 bits together."""
 

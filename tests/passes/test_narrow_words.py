@@ -16,12 +16,13 @@ WIDE = ((65, 64, False), (127, 2, False), (-128, -1, False), (-65, -64, False))
 """Two neighbouring weights, and whether their products with two bytes always have 16 bits together."""
 
 
-def _model(pairs: list[tuple[int, int]], terms: int = 20, columns: int = 19) -> onnx.ModelProto:
-    """A product of 5 rows for each pair; of its weights all neighbours are that pair."""
+def _model(pairs: list[tuple[int, int]], terms: int = 20, columns: list[int] | None = None) -> onnx.ModelProto:
+    """A product of 5 rows for each pair, of so many columns; of its weights all neighbours are that pair."""
+    counts = columns or [19] * len(pairs)
     kinds = {f"x{i}": TensorProto.UINT8 for i in range(len(pairs))}
     kinds |= {f"y{i}": TensorProto.INT32 for i in range(len(pairs))}
     nodes = [helper.make_node("MatMulInteger", [f"x{i}", f"w{i}"], [f"y{i}"]) for i in range(len(pairs))]
-    weights = {f"w{i}": _weights(pair, terms, columns) for i, pair in enumerate(pairs)}
+    weights = {f"w{i}": _weights(pair, terms, n) for i, (pair, n) in enumerate(zip(pairs, counts, strict=True))}
     inputs = {f"x{i}": [5, terms] for i in range(len(pairs))}
     return models.build(nodes, inputs, [f"y{i}" for i in range(len(pairs))], weights, kinds)
 
@@ -33,18 +34,19 @@ def _weights(pair: tuple[int, int], terms: int, columns: int) -> np.ndarray:
 @pytest.mark.usefixtures("needs_compiler")
 @pytest.mark.parametrize("byte_cpu", BYTE_CPUS, indirect=True)
 def test_the_largest_sums_are_exact(byte_cpu: str) -> None:
-    """A sum that saturates at 16 bits; terms or columns that fill no word or vector."""
+    """A sum that saturates at 16 bits; terms or columns that fill no word or vector. No two products share a kernel."""
     rng = np.random.default_rng(1)
     pairs = [(a, b) for a, b, _ in (*ENDS, *WIDE)]
-    for terms, columns in ((20, 19), (64, 40), (4, 3)):
+    for terms, least in ((20, 13), (64, 32), (4, 3)):
+        columns = [least + i for i in range(len(pairs))]
         bytes_of_x = [np.full((5, terms), 255, np.uint8), np.zeros((5, terms), np.uint8)]
         bytes_of_x += [rng.integers(0, 256, (5, terms), np.uint8), rng.choice([0, 255], (5, terms)).astype(np.uint8)]
         compiled = compile_model(_model(pairs, terms, columns), Options(cpu=byte_cpu))
         for x in bytes_of_x:
             results = compiled.run({f"x{i}": x for i in range(len(pairs))})
-            for pair, got in zip(pairs, results.values(), strict=True):
-                want = x.astype(np.int64) @ _weights(pair, terms, columns)
-                np.testing.assert_array_equal(got, want, err_msg=str((pair, terms, columns)))
+            for pair, count, got in zip(pairs, columns, results.values(), strict=True):
+                want = x.astype(np.int64) @ _weights(pair, terms, count)
+                np.testing.assert_array_equal(got, want, err_msg=str((pair, terms, count)))
 
 
 @pytest.mark.parametrize(("a", "b", "narrow"), [*ENDS, *WIDE])

@@ -248,8 +248,10 @@ class Costs:
 
 OF_FLOATS = Costs(16, 16, 4, 4, {(2, 3): (0.6, 0.4), (4, 3): (2.2, 1.6), (2, 5): (2.2, 1.0)})
 """Two multiply-adds a cycle, of 8 lanes."""
-OF_BYTES = Costs(32, 22, 1, 2, {(2, 3): (4.0, 5.0), (4, 3): (12.0, 15.0)})
-"""Between a CPU with dot products of bytes, where these take half as long as those of 16 bits, and one without."""
+OF_BYTES = Costs(128, 64, 1, 2, {(2, 3): (4.0, 5.0), (4, 3): (12.0, 15.0)})
+"""On a CPU with dot products of bytes, which are twice as many a cycle as those of 16 bits."""
+OF_WIDENED_BYTES = Costs(32, 22, 1, 2, {(2, 3): (4.0, 5.0), (4, 3): (12.0, 15.0)})
+"""On a CPU without."""
 STREAM = 6
 """Bytes a cycle of weights, which a large model reads from memory."""
 FEWEST_CHANNELS = 16

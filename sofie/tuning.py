@@ -54,6 +54,7 @@ class Choice:
 CHOICES = (
     Choice("fuse", "max", ("off", "2", "4")),
     Choice("fuse", "channels-last", (False, True)),
+    Choice("fuse", "vnni", (True, False)),
     Choice("lower", "tile", (0, 1, 2, 3, 4, 6)),
     Choice("lower", "panel", (16, 8, 32, 0)),
     Choice("fuse", "batch-last", (False, True)),

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 _MATH = ("exp", "log", "sqrt", "tanh", "erf")
 _FUSES = ("multiply_add(", *(f"{name}(" for name in _MATH))
+_DOTS = ("dot(", "dot_pairs(")
 _VECTORS = tuple(f"v{lanes}{letter}" for lanes in (2, 4, 8, 16) for letter in "fi")
 
 
@@ -170,15 +171,19 @@ class Variant:
         return kernels_of(self.module, self.reproducible)
 
     def homes(self, earlier: Sequence[Variant]) -> dict[str, str]:
-        """The namespaces of the kernels that need not be printed again: equal, and rounding alike.
+        """The namespaces of the kernels that need not be printed again: equal, rounding alike, and as fast.
 
-        Scalar ones without a multiply-add round alike on every CPU, all others on those that are as rich in FMA.
+        Scalar ones without a multiply-add round alike on every CPU, all others on those that are as rich in FMA. Dot
+        products are as fast where VNNI is in both.
         """
         found: dict[str, str] = {}
         for name, text in self.kernels.items():
             plain = not any(word in text for word in (*_VECTORS, *_FUSES))
+            dots = any(word in text for word in _DOTS)
             for variant in earlier:
-                if variant.kernels[name] == text and (plain or variant.cpu.fma == self.cpu.fma):
+                rounds_alike = plain or variant.cpu.fma == self.cpu.fma
+                as_fast = not dots or variant.cpu.vnni == self.cpu.vnni
+                if variant.kernels[name] == text and rounds_alike and as_fast:
                     found[name] = variant.cpu.namespace
                     break
         return found

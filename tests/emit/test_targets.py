@@ -17,6 +17,7 @@ from sofie.target import CPUS, native
 from tests import models
 from tests.emit.programs import FILES, assert_outputs, compile_and_run, emit, session_code
 
+UINT8, INT32 = onnx.TensorProto.UINT8, onnx.TensorProto.INT32
 LEVELS = [level for level in (2, 3, 4) if level <= native().level]
 """The levels that this machine runs."""
 
@@ -220,3 +221,14 @@ def test_equal_scalar_kernels_are_printed_once() -> None:
     assert scalar
     for name in scalar:
         assert text.count(f"void {name}(") == 1 and text.count(f"v2::kernels::{name}(") == 2, name
+
+
+def test_a_dot_product_is_not_that_of_a_cpu_without_vnni() -> None:
+    """A CPU with VNNI that runs an equal text of another's, where the dot product is several instructions."""
+    weights = {"w": models.rng().integers(-128, 128, (64, 32)).astype(np.int8)}
+    nodes = [helper.make_node("MatMulInteger", ["x", "w"], ["y"])]
+    model = models.build(nodes, {"x": [1, 64]}, ["y"], weights, {"x": UINT8, "y": INT32})
+    *earlier, last = lower(model, "net", Options(cpu="multi")).variants
+    (name,) = [name for name, text in last.kernels.items() if "dot(" in text]
+    assert any(last.kernels[name] == variant.kernels[name] for variant in earlier)
+    assert last.cpu.vnni and name not in last.homes(earlier)

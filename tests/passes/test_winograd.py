@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 import sofie
 from sofie import pipeline
+from sofie.compiler import Options, lower
 from sofie.frontends.onnx import load
 from sofie.tiles import integer_transform, transform
 from tests import models
@@ -159,6 +160,15 @@ def test_sums_of_products_of_bytes_are_exact(byte_cpu: str, tile: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sofie.passes.winograd.cheapest", lambda *sizes: min(tile, sizes[4]))
         agrees()
+
+
+@pytest.mark.parametrize("vnni", [True, False])
+def test_bytes_are_summed_as_they_are_where_a_cpu_does_four_at_a_time(vnni: bool) -> None:
+    """Tiles of many channels, whose weights take 8 times the bytes, where a dot product is quicker, or no tiles."""
+    w, zeros = np.ones((256, 256, 3, 3), np.int8), (np.asarray(0, np.uint8), np.asarray(0, np.int8))
+    layer = {"x": np.zeros((1, 256, 14, 14), np.uint8), "w": w, "x_zero": zeros[0], "w_zero": zeros[1], "pads": [1] * 4}
+    program = lower(_byte_model([layer]), "net", Options(passes=f"fuse{{vnni={str(vnni).lower()}}},lower"))
+    assert any(array.dtype == np.int16 for _, array in program.weights) != vnni
 
 
 def test_a_sum_beyond_what_a_tile_of_four_divides_takes_a_tile_of_two(monkeypatch: pytest.MonkeyPatch) -> None:

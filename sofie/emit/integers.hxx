@@ -590,7 +590,6 @@ SOFIE_INLINE double after(double x, index) { return x; }
    {                                                                                                                \
       const u32x##n near_a = u32x##n(nearest_i32(SOFIE_SCALED(to_f32(a), scaled_a, first_a)));                      \
       const u32x##n near_b = u32x##n(nearest_i32(SOFIE_SCALED(to_f32(b), scaled_b, first_b)));                      \
-      const u32x##n steps = smaller_step(near_a << 21, near_b << 21);                                               \
       if (__builtin_expect(any, 0))                                                                                 \
          return side_by_side(                                                                                       \
              requantized_exactly<zero, least, most>(a, exact_x##n(scale), exact_x##n(offset)),                      \
@@ -606,7 +605,7 @@ SOFIE_PAIR_QUANTIZED(
     4,
     8,
     i8_of_8,
-    __builtin_ia32_movmskps(f32x4(steps == 0u)),
+    __builtin_ia32_movmskps(f32x4(smaller_step(near_a << 21, near_b << 21) == 0u)),
     first_of<i8_of_8>(__builtin_ia32_packsswb128(saturated_halves(a, b), saturated_halves(a, b))),
     first_of<i8_of_8>(__builtin_ia32_packuswb128(saturated_halves(a, b), saturated_halves(a, b))))
 #if SOFIE_LANES >= 8
@@ -617,16 +616,50 @@ SOFIE_PAIR_QUANTIZED(
     8,
     16,
     i8_of_16,
-    __builtin_ia32_movmskps256(f32x8(steps == 0u)),
+    __builtin_ia32_movmskps256(f32x8(smaller_step(near_a << 21, near_b << 21) == 0u)),
     i8_of_16(words_in_turn(__builtin_ia32_packsswb256(saturated_halves(a, b), saturated_halves(a, b)))),
     i8_of_16(words_in_turn(__builtin_ia32_packuswb256(saturated_halves(a, b), saturated_halves(a, b)))))
 #endif
 #if SOFIE_LANES >= 16
+SOFIE_VECTOR(std::int16_t, i16_of_64, 64)
+SOFIE_VECTOR(char, char_x64, 64)
 #if defined(__clang__)
-SOFIE_QUANTIZED(16, __builtin_ia32_cmpd512_mask(i32x16(steps & 2047u), i32x16{}, 0, -1))
+SOFIE_INLINE unsigned short next_to_half(u32x16 steps)
+{
+   return __builtin_ia32_cmpd512_mask(i32x16(steps & 2047u), i32x16{}, 0, -1);
+}
+SOFIE_INLINE i16_of_64 saturated_halves(i32x16 a, i32x16 b) { return i16_of_64(__builtin_ia32_packssdw512(a, b)); }
+#define SOFIE_PACK(name, x) char_x64(__builtin_ia32_##name##512(x, x))
 #else
-SOFIE_QUANTIZED(16, __builtin_ia32_ptestnmd512(i32x16(steps), 2047 - i32x16{}, -1))
+SOFIE_INLINE unsigned short next_to_half(u32x16 steps)
+{
+   return __builtin_ia32_ptestnmd512(i32x16(steps), 2047 - i32x16{}, -1);
+}
+SOFIE_INLINE i16_of_64 saturated_halves(i32x16 a, i32x16 b)
+{
+   return __builtin_ia32_packssdw512_mask(a, b, i16_of_64{}, -1);
+}
+#define SOFIE_PACK(name, x) __builtin_ia32_##name##512_mask(x, x, char_x64{}, -1)
 #endif
+// The first word of each quarter, then the second of each.
+SOFIE_INLINE char_x32 words_in_turn(char_x64 x)
+{
+#if defined(__clang__) || __GNUC__ >= 12
+   return char_x32(__builtin_shufflevector(i32x16(x), i32x16(x), 0, 4, 8, 12, 1, 5, 9, 13));
+#else
+   constexpr i32x16 turn = {0, 4, 8, 12, 1, 5, 9, 13};
+   return first_of<char_x32>(__builtin_ia32_permvarsi512_mask(i32x16(x), turn, i32x16{}, -1));
+#endif
+}
+SOFIE_QUANTIZED(16, next_to_half(steps))
+SOFIE_PAIR_QUANTIZED(
+    16,
+    32,
+    i8_of_32,
+    !__builtin_ia32_kortestzhi(next_to_half(near_a), next_to_half(near_b)),
+    i8_of_32(words_in_turn(SOFIE_PACK(packsswb, saturated_halves(a, b)))),
+    i8_of_32(words_in_turn(SOFIE_PACK(packuswb, saturated_halves(a, b)))))
+#undef SOFIE_PACK
 #endif
 #undef SOFIE_PAIR_QUANTIZED
 #undef SOFIE_SMALLER_STEP

@@ -67,7 +67,7 @@ def vector_types(kernels: str, lanes: int) -> str:
         named |= {(count, kind) for count in counts for kind in ("f32", "f64", "i32", "i16", "i8")}
     lines = []
     for kind, (element, size) in _ELEMENTS.items():
-        for count in (2, 4, 8, 16):
+        for count in (2, 4, 8, 16, 32):
             name = f"v{count}{kind}"
             if (count, kind) not in named:
                 continue

@@ -82,7 +82,7 @@ def test_no_number_outside_of_memory_is_read(cpu: str) -> None:
         np.testing.assert_array_equal(np.asarray(got).view(want.dtype), want)
 
 
-@pytest.mark.parametrize(("cpu", "widest"), [("portable", 0), ("x86-64-v2", 8), ("x86-64-v3", 16), ("x86-64-v4", 16)])
+@pytest.mark.parametrize(("cpu", "widest"), [("portable", 0), ("x86-64-v2", 8), ("x86-64-v3", 16), ("x86-64-v4", 32)])
 def test_how_many_bytes_are_made_together(cpu: str, widest: int) -> None:
     """Neighbours that are packed one by one; a CPU that has no such instructions and makes float32's numbers."""
     header = lower(_model()[0], "m", Options(cpu=cpu)).header()

@@ -49,6 +49,17 @@ def distance(a: SSAValue, b: SSAValue) -> int | None:
     return None if any(terms.values()) else apart
 
 
+Form = tuple[int, frozenset[tuple[SSAValue, int]]]
+"""A number, and factors of other values."""
+
+
+def form(value: SSAValue) -> Form:
+    """What an index is: equal where two are the same whatever other values are."""
+    terms: dict[SSAValue, int] = {}
+    known = _collect(value, 1, terms)
+    return known, frozenset((v, factor) for v, factor in terms.items() if factor)
+
+
 def _collect(value: SSAValue, factor: int, terms: dict[SSAValue, int]) -> int:
     """Adds `value * factor` to a sum of products of values with numbers; returns its constant part."""
     owner, known = value.owner, constant(value)

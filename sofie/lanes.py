@@ -18,7 +18,7 @@ from xdsl.ir import Attribute, Block, Operation, SSAValue
 
 from sofie import affine
 from sofie.affine import Access, Load, movement
-from sofie.dialects.scalars import DecodeOp, DotOp, DotPairsOp, EncodeOp, LoadWordOp, QuantizeOp, RequantizeOp
+from sofie.dialects.scalars import DecodeOp, DotOp, DotPairsOp, EncodeOp, JoinOp, LoadWordOp, QuantizeOp, RequantizeOp
 from sofie.dialects.types import bytes_of, element_of, shape_of
 from sofie.loops import most_trips
 from sofie.sizes import Size, most
@@ -57,6 +57,7 @@ MIXED = (
     arith.MaxUIOp,
     arith.MinUIOp,
     math_dialect.RoundEvenOp,
+    JoinOp,
     DotOp,
     DotPairsOp,
     LoadWordOp,
@@ -170,10 +171,9 @@ def plan_of(nest: scf.ParallelOp, target: Cpu, tile: int = 0) -> Plan | None:
     d = best[1]
     if _interleaves(nest, nest.body.block.args[d]):
         return None
-    reduces = any(isinstance(op, scf.ForOp) for op in nest.body.walk())
     extent = extent_of(nest, d)
     assert extent is not None  # its cost is known
-    if not reduces:
+    if not adds_up(nest):
         return Plan(d, None, lanes, 1, overlap=_may_overlap(nest))
     overlap = _may_overlap(nest)
     columns = max(-(-extent // lanes) if overlap else extent // lanes, 1)
@@ -185,9 +185,16 @@ def plan_of(nest: scf.ParallelOp, target: Cpu, tile: int = 0) -> Plan | None:
     step = _step_of(nest, target)
     sums = _sums(nest, d, rows_loop, target, step)
     limit = tile or _apart(nest, d, rows_loop)
+    if any(isinstance(op, JoinOp) for op in nest.body.walk()):
+        columns, limit = 1, min(limit, target.registers // 4)  # rows share words, columns do not
     heights = _heights(MANY_ROWS if rows is None else rows, columns, sums, limit, step)
     outermost = _outermost(nest, d, rows_loop, len(heights) * lanes)
     return Plan(d, rows_loop, lanes, len(heights), heights, outermost, overlap)
+
+
+def adds_up(nest: scf.ParallelOp) -> bool:
+    """Whether a nest has sums: loops, or words of several rows that are written out."""
+    return any(isinstance(op, scf.ForOp | JoinOp) for op in nest.body.walk())
 
 
 FEWEST = 4

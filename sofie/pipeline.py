@@ -31,7 +31,7 @@ class Step:
     reason: str
     optional: bool = True
     level: str | None = None
-    options: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    options: Mapping[str, tuple[str | bool, ...]] = field(default_factory=dict)
 
 
 FUSE = (
@@ -75,6 +75,11 @@ LOWER = (
     Step("lower-loops", "each group becomes one nest", optional=False),
     Step(
         "outline-kernels", "one function a kernel; equal kernels are shared, so the rest sees each once", optional=False
+    ),
+    Step(
+        "join-bytes",
+        "depthwise sums take up to four rows at a time; kernels are nests, and weights theirs",
+        options={"lanes": (True,)},
     ),
     Step("dot-words", "loops over words become one operation, before rows and lanes are chosen"),
     Step("split-threads", "if asked, large kernels become parts; before lanes, which only see the part"),

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import ml_dtypes
 import numpy as np
+from xdsl.dialects import arith, vector
 from xdsl.dialects.builtin import (
     Float32Type,
     IndexType,
@@ -111,19 +112,36 @@ class LoadWordOp(IRDLOperation):
 
 @irdl_op_definition
 class JoinOp(IRDLOperation):
-    """Four bytes, or two codes of 16 bits, as the i32 that they would be loaded as, side by side (level 4)."""
+    """Four bytes, or two codes of 16 bits, as the i32 that they would be loaded as, side by side (level 4).
+
+    Of scalars, or of vectors by lane.
+    """
 
     name = "sofie.join"
-    parts = var_operand_def(IntegerType)
-    res = result_def(i32)
+    parts = var_operand_def()
+    res = result_def()
     traits = traits_def(Pure())
 
     def __init__(self, parts: Sequence[SSAValue]) -> None:
         super().__init__(operands=[parts], result_types=[i32])
 
     def verify_(self) -> None:
-        if [v.type for v in self.parts] not in ([i8] * WORD, [i16] * (WORD // 2)):
+        if [get_element_type_or_self(v.type) for v in self.parts] not in ([i8] * WORD, [i16] * (WORD // 2)):
             raise VerifyException("sofie.join makes a word of four i8 or two i16")
+
+    @property
+    def given(self) -> list[SSAValue]:
+        """The parts without the zeros behind them."""
+        parts = list(self.parts)
+        while len(parts) > 1 and _is_zero(parts[-1]):
+            parts.pop()
+        return parts
+
+
+def _is_zero(value: SSAValue) -> bool:
+    source = value.owner.source if isinstance(value.owner, vector.BroadcastOp) else value
+    number = source.owner.value if isinstance(source.owner, arith.ConstantOp) else None
+    return isinstance(number, IntegerAttr) and number.value.data == 0
 
 
 class _Dot(IRDLOperation, ABC):

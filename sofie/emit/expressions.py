@@ -29,6 +29,7 @@ from sofie.dialects.scalars import (
     DotOp,
     DotPairsOp,
     EncodeOp,
+    JoinOp,
     LoadWordOp,
     QuantizeOp,
     RequantizeLanesOp,
@@ -295,14 +296,15 @@ class ExpressionPrinter:
         lanes = f"s_x{op.res.type.get_shape()[0]}" if isinstance(op.res.type, VectorType) else ""
         return Expression(f"detail::load_word{lanes}({self.address(op.memref, op.indices)})", ATOM)
 
-    def _on_words(self, op: DotOp | DotPairsOp | WidenBytesOp) -> Expression:
+    def _on_words(self, op: JoinOp | DotOp | DotPairsOp | WidenBytesOp) -> Expression:
         name = op.name.removeprefix("sofie.")
         if isinstance(op, WidenBytesOp):
             name = f"{op.places.data}_{'' if op.signed is not None else 'unsigned_'}bytes"
         elif isinstance(op, DotOp) and op.narrow is not None:
             name = "narrow_dot"
         text = self.vector_text if isinstance(op.res.type, VectorType) else self.text
-        return Expression(f"detail::{name}({', '.join(map(text, op.operands))})", ATOM)
+        operands = op.given if isinstance(op, JoinOp) else op.operands
+        return Expression(f"detail::{name}({', '.join(map(text, operands))})", ATOM)
 
     def _quantize(self, op: QuantizeOp | RequantizeOp) -> Expression:
         what = "quantized" if isinstance(op, QuantizeOp) else "requantized"
@@ -476,7 +478,7 @@ _EXPRESSIONS: dict[type[Operation], _Rule] = {
     DecodeOp: ExpressionPrinter._coded,
     EncodeOp: ExpressionPrinter._coded,
     LoadWordOp: ExpressionPrinter._load_word,
-    **dict.fromkeys((DotOp, DotPairsOp, WidenBytesOp), ExpressionPrinter._on_words),
+    **dict.fromkeys((JoinOp, DotOp, DotPairsOp, WidenBytesOp), ExpressionPrinter._on_words),
     **dict.fromkeys((QuantizeOp, RequantizeOp), ExpressionPrinter._quantize),
     RequantizeLanesOp: ExpressionPrinter._requantize_lanes,
     CastLanesOp: ExpressionPrinter._convert,

@@ -46,6 +46,13 @@ SOFIE_INLINE std::int32_t even_bytes(std::int32_t x)
 }
 SOFIE_INLINE std::int32_t odd_bytes(std::int32_t x) { return even_bytes(x >> 8); }
 
+// Bytes as a word, the first as the lowest one.
+SOFIE_INLINE std::int32_t join(std::int8_t a) { return static_cast<std::uint8_t>(a); }
+template <class... Rest> SOFIE_INLINE std::int32_t join(std::int8_t a, Rest... rest)
+{
+   return static_cast<std::int32_t>(static_cast<std::uint8_t>(a) | (static_cast<std::uint32_t>(join(rest...)) << 8));
+}
+
 // The sum with the two products of the halves of two words, which have a sign.
 SOFIE_INLINE std::int32_t dot_pairs(std::int32_t sum, std::int32_t x, std::int32_t w)
 {
@@ -449,6 +456,39 @@ SOFIE_DOUBLES(8, 4)
 SOFIE_DOUBLES(4, 2)
 #endif
 #undef SOFIE_WHOLE_DOUBLES
+
+// Bytes of up to four vectors as words.
+#define SOFIE_JOIN(n)                                                              \
+   SOFIE_INLINE i32x##n join(i8x##n a) { return unsigned_to_i32(a); }              \
+   template <class... Rest> SOFIE_INLINE i32x##n join(i8x##n a, Rest... rest)      \
+   {                                                                               \
+      return i32x##n(u32x##n(unsigned_to_i32(a)) | (u32x##n(join(rest...)) << 8)); \
+   }
+SOFIE_JOIN(4)
+#if SOFIE_LANES >= 8
+SOFIE_JOIN(8)
+#endif
+#if SOFIE_GNU_X86 >= 4
+SOFIE_VECTOR(char, char_x64, 64)
+template <int place> SOFIE_INLINE char_x64 bytes_from(char_x64 words) { return words; }
+template <int place, class... Rest> SOFIE_INLINE char_x64 bytes_from(char_x64 words, i8x16 a, Rest... rest)
+{
+   constexpr char_x64 lanes = {0,  0,  0,  0,  1,  1,  1,  1,  2,  2,  2,  2,  3,  3,  3,  3,  4,  4,  4,  4,  5,  5,
+                               5,  5,  6,  6,  6,  6,  7,  7,  7,  7,  8,  8,  8,  8,  9,  9,  9,  9,  10, 10, 10, 10,
+                               11, 11, 11, 11, 12, 12, 12, 12, 13, 13, 13, 13, 14, 14, 14, 14, 15, 15, 15, 15};
+   const char_x64 everywhere = char_x64(__builtin_ia32_broadcasti32x4_512(i32x4(a), i32x16{}, -1));
+   return bytes_from<place + 1>(
+       __builtin_ia32_pshufb512_mask(everywhere, lanes, words, 0x1111111111111111ull << place), rest...);
+}
+SOFIE_INLINE i32x16 join(i8x16 a) { return unsigned_to_i32(a); }
+template <class... Rest> SOFIE_INLINE i32x16 join(i8x16 a, Rest... rest)
+{
+   return i32x16(bytes_from<0>(char_x64{}, a, rest...));
+}
+#elif SOFIE_LANES >= 16
+SOFIE_JOIN(16)
+#endif
+#undef SOFIE_JOIN
 
 // Small integers as floats.
 #define SOFIE_SMALL(vector)                                                           \

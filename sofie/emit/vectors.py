@@ -37,7 +37,9 @@ _ELEMENTS = {
 }
 _NAME = re.compile(r"\b(?:load_)?v(\d+)([fi]\d+)\b")
 _BYTES = re.compile(r"\bdetail::requantized_x(\d+)<")
-_CALLS = re.compile(r"detail::(to_|nearest_|unsigned_|(narrow_)?dot(_pairs)?\(|load_word|(even|odd)_|(re)?quantized)")
+_CALLS = re.compile(
+    r"detail::(to_|nearest_|unsigned_|(narrow_)?dot(_pairs)?\(|join\(|load_word|(even|odd)_|(re)?quantized)"
+)
 
 _CODED = re.compile(r"detail::(en|de)code_b?f16\(")
 

@@ -51,8 +51,9 @@ class VectorFunctions(Functions):
 
     @impl(JoinOp)
     def join(self, interpreter: Interpreter, op: JoinOp, values: PythonValues) -> PythonValues:
-        """In the machine's order."""
-        return (np.array(values, values[0].dtype).view(np.int32)[0],)
+        """By lane; in the machine's order."""
+        parts = np.stack(np.broadcast_arrays(*values), -1)
+        return (np.ascontiguousarray(parts).view(np.int32)[..., 0][()],)
 
     @impl(DotOp)
     def dot(self, interpreter: Interpreter, op: DotOp, values: PythonValues) -> PythonValues:

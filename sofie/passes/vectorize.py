@@ -32,9 +32,10 @@ from xdsl.passes import ModulePass
 
 from sofie import affine
 from sofie.affine import movement
-from sofie.dialects.scalars import NEAREST, CastLanesOp, LoadWordOp, cast_of
+from sofie.dialects.scalars import NEAREST, CastLanesOp, JoinOp, LoadWordOp, cast_of
 from sofie.dialects.sofie import FusedOp
-from sofie.lanes import CONVERSIONS, Plan, Segment, extent_of, panels_of, plan_of, segments
+from sofie.lanes import CONVERSIONS, Plan, Segment, adds_up, extent_of, panels_of, plan_of, segments
+from sofie.memory import is_written
 from sofie.passes.dot_words import dot_single
 from sofie.passes.lower_loops import Indices
 from sofie.rewrite import erase, users
@@ -103,8 +104,7 @@ class _Tiler:
         block = nest.parent_block()
         assert block is not None
         made = Block()
-        reduces = any(isinstance(op, scf.ForOp) for op in nest.body.walk())
-        if reduces:
+        if adds_up(nest):
             for tier in self._tiers(made):
                 self._columns(made, others, tier)
         else:
@@ -300,6 +300,9 @@ class _TileEmitter:
     rows: int
     values: dict[SSAValue, dict[Instance, SSAValue]] = field(default_factory=dict)
     splats: dict[SSAValue, SSAValue] = field(default_factory=dict)
+    loaded: dict[tuple[SSAValue, Attribute, tuple[affine.Form, ...]], SSAValue] = field(default_factory=dict)
+    """What was read in this block of memory that nobody writes."""
+    joined: dict[tuple[SSAValue, ...], SSAValue] = field(default_factory=dict)
 
     def add(self, op: Operation) -> SSAValue:
         """Appends an op of one result."""
@@ -368,6 +371,9 @@ class _TileEmitter:
         for instance in self.instances(result):
             operands = [self.vector_at(v, instance) if wide else self.at(v, instance) for v in op.operands]
             kind = self.vector_type(result.type) if wide else result.type
+            if isinstance(op, JoinOp) and (*operands,) in self.joined:
+                made[instance] = self.joined[*operands,]
+                continue
             clone = type(op).create(
                 operands=operands,
                 result_types=[kind],
@@ -376,6 +382,8 @@ class _TileEmitter:
                 location=op.location,
             )
             made[instance] = self.add(clone)
+            if isinstance(op, JoinOp):
+                self.joined[*operands,] = made[instance]
         self.values[result] = made
 
     def _convert(self, op: Operation) -> None:
@@ -391,11 +399,17 @@ class _TileEmitter:
 
     def _load(self, op: memref.LoadOp | LoadWordOp, instance: Instance) -> SSAValue:
         indices = [self.at(v, instance) for v in op.indices]
+        kind = self.vector_type(op.res.type) if self.on_lanes(op.res) else op.res.type
+        key = op.memref, kind, tuple(map(affine.form, indices))
+        if key not in self.loaded or is_written(op.memref):
+            self.loaded[key] = self._loaded(op, indices, kind)
+        return self.loaded[key]
+
+    def _loaded(self, op: memref.LoadOp | LoadWordOp, indices: Sequence[SSAValue], kind: Attribute) -> SSAValue:
         if isinstance(op, LoadWordOp):
-            kind = self.vector_type(op.res.type) if self.on_lanes(op.res) else op.res.type
             return self.add(LoadWordOp(op.memref, indices, kind))
-        if self.on_lanes(op.res):
-            return self.add(vector.LoadOp(op.memref, indices, self.vector_type(op.res.type)))
+        if isinstance(kind, VectorType):
+            return self.add(vector.LoadOp(op.memref, indices, kind))
         return self.add(memref.LoadOp.get(op.memref, indices))
 
     def _stores(self, op: memref.StoreOp) -> None:

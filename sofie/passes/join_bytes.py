@@ -17,7 +17,8 @@ with AVX-512 without VNNI, and as long as before with AVX2. Declines weights tha
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -38,12 +39,15 @@ from sofie.launches import kernels_of
 from sofie.rewrite import erase
 from sofie.weights import Array
 
+Step = Callable[[Body, SSAValue, list[SSAValue]], list[SSAValue]]
+"""Writes one step of a loop: where, its number, and what it starts from; returns what it leaves."""
+
 FEWEST = 3
 """Terms that are worth a word."""
 
 
-UNROLLED = 16
-"""Words of a sum, up to which all are written out, so that neighbours on a CPU share them."""
+WRITTEN_OUT = 16
+"""Words of a sum on a CPU, up to which they are, so that results side by side share them."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,11 @@ class _Sum:
         return _Sum(loops, split, x.input, w.input) if lengths[split] >= FEWEST else None
 
     @property
+    def _words(self) -> int:
+        """The words of those, the last perhaps not full."""
+        return -(-self.length // WORD)
+
+    @property
     def length(self) -> int:
         """The terms of the loop that is split."""
         length = affine.constant(self.split.ub)
@@ -111,6 +120,8 @@ class _Sum:
         if argument is not None and weights:
             lay_out(kernel, argument, weights, self._turned_for_lanes if lanes else self._turned)
         others = [loop for loop in self.loops if loop is not self.split]
+        lengths = [affine.constant(loop.ub) or math.inf for loop in others]
+        all_written_out = lanes and self._words * math.prod(lengths) <= WRITTEN_OUT
         name = outer.results[0].name_hint
         values: dict[SSAValue, SSAValue] = {}
 
@@ -124,14 +135,17 @@ class _Sum:
             zero = here.add(arith.ConstantOp(IntegerAttr(0, i32)))
             return [here.add(arith.AddiOp(carried[0], here.add(DotOp(zero, x, w))))]
 
+        def written_out(here: Body, times: int, make: Step, carried: list[SSAValue]) -> list[SSAValue]:
+            for k in range(times):
+                carried = make(here, here.number(k), carried)
+            return carried
+
         def nest(here: Body, depth: int, start: list[SSAValue]) -> list[SSAValue]:
             if depth == len(others):
-                variable, words = self.split.body.block.args[0], -(-self.length // WORD)
+                variable = self.split.body.block.args[0]
                 if lanes:
-                    for k in range(words):
-                        start = term(here, here.number(k), start)
-                    return start
-                return here.loop(0, words, 1, term, start, variable.name_hint or "k")
+                    return written_out(here, self._words, term, start)
+                return here.loop(0, self._words, 1, term, start, variable.name_hint or "k")
             loop = others[depth]
             variable = loop.body.block.args[0]
 
@@ -141,10 +155,8 @@ class _Sum:
                 return nest(there, depth + 1, carried)
 
             length = affine.constant(loop.ub)
-            if lanes and length is not None and length * -(-self.length // WORD) <= UNROLLED:
-                for k in range(length):
-                    start = inside(here, here.number(k), start)
-                return start
+            if all_written_out and length is not None:
+                return written_out(here, length, inside, start)
             return here.loop(0, loop.ub if length is None else length, 1, inside, start, variable.name_hint or "k")
 
         numbers = Numbers(kernel.body.block)  # where passes after this one look for the bounds of loops
@@ -197,13 +209,13 @@ class _Sum:
 
     @property
     def _lies_along_lanes(self) -> bool:
-        """Whether both factors lie side by side along one loop of the nest, and nobody's terms are half words."""
+        """Whether both factors lie side by side along one loop of the nest, and the words are few."""
         nest, sides = self.loops[0].parent_op(), (self.x.owner, self.w.owner)
         loads = [load for load in sides if isinstance(load, memref.LoadOp)]
         if not isinstance(nest, scf.ParallelOp) or len(loads) < len(sides):
             return False
         moves = [[affine.movement(load, variable) for load in loads] for variable in nest.body.block.args]
-        return [1, 1] in moves
+        return [1, 1] in moves and self._words <= WRITTEN_OUT
 
     @property
     def _axis(self) -> int:

@@ -291,7 +291,7 @@ class _Tiler:
 
 @dataclass
 class _TileEmitter:
-    """Emits the ops of a tile: each scalar op once per instance in which it differs."""
+    """Emits the ops of a tile: each scalar op once per instance in which it differs, what reads one place once."""
 
     tiler: _Tiler
     target: Block

@@ -26,7 +26,7 @@ def layers(draw: st.DrawFn) -> dict[str, Any]:
     """A depthwise convolution of bytes; its numbers are any, or the ends of their ranges, where sums are largest."""
     rng, ends = np.random.default_rng(draw(st.integers(0, 2**32 - 1))), draw(st.booleans())
     channels = draw(st.sampled_from([4, 16, 19, 24, 48, 65]))
-    taps = draw(st.sampled_from([(3, 3), (5, 5), (4, 2), (7, 3), (2, 3), (3, 1), (9, 1)]))
+    taps = draw(st.sampled_from([(3, 3), (5, 5), (4, 2), (7, 3), (2, 3), (3, 1), (9, 1), (70, 1), (3, 17)]))
     layer: dict[str, Any] = {
         "strides": [draw(st.integers(1, 2)) for _ in range(2)],
         "dilations": [draw(st.integers(1, 2)) for _ in range(2)],

@@ -44,9 +44,8 @@ def coefficient(value: SSAValue, loop: SSAValue) -> int | None:
 
 def distance(a: SSAValue, b: SSAValue) -> int | None:
     """b - a, where that is a number whatever other values are; else None."""
-    terms: dict[SSAValue, int] = {}
-    apart = _collect(b, 1, terms) + _collect(a, -1, terms)
-    return None if any(terms.values()) else apart
+    (from_, terms), (to, others) = form(a), form(b)
+    return to - from_ if terms == others else None
 
 
 Form = tuple[int, frozenset[tuple[SSAValue, int]]]

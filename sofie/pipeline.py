@@ -78,7 +78,7 @@ LOWER = (
     ),
     Step(
         "join-bytes",
-        "depthwise sums take up to four rows at a time; kernels are nests, and weights theirs",
+        "depthwise sums take up to four rows at a time; while kernels are nests, and weights theirs",
         options={"lanes": (True,)},
     ),
     Step("dot-words", "loops over words become one operation, before rows and lanes are chosen"),

@@ -10,6 +10,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 FLOAT = TensorProto.FLOAT
+BYTES = {"uint8": TensorProto.UINT8, "int8": TensorProto.INT8}
 
 
 def build(

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import ml_dtypes
 import numpy as np
-from xdsl.dialects import arith, vector
 from xdsl.dialects.builtin import (
     Float32Type,
     IndexType,
@@ -112,9 +111,9 @@ class LoadWordOp(IRDLOperation):
 
 @irdl_op_definition
 class JoinOp(IRDLOperation):
-    """Four bytes, or two codes of 16 bits, as the i32 that they would be loaded as, side by side (level 4).
+    """Up to four bytes, or two codes of 16 bits, as the i32 that they would be loaded as, side by side (level 4).
 
-    Of scalars, or of vectors by lane.
+    Behind the last byte are zeros. Of scalars, or of vectors by lane.
     """
 
     name = "sofie.join"
@@ -126,22 +125,9 @@ class JoinOp(IRDLOperation):
         super().__init__(operands=[parts], result_types=[i32])
 
     def verify_(self) -> None:
-        if [get_element_type_or_self(v.type) for v in self.parts] not in ([i8] * WORD, [i16] * (WORD // 2)):
-            raise VerifyException("sofie.join makes a word of four i8 or two i16")
-
-    @property
-    def given(self) -> list[SSAValue]:
-        """The parts without the zeros behind them."""
-        parts = list(self.parts)
-        while len(parts) > 1 and _is_zero(parts[-1]):
-            parts.pop()
-        return parts
-
-
-def _is_zero(value: SSAValue) -> bool:
-    source = value.owner.source if isinstance(value.owner, vector.BroadcastOp) else value
-    number = source.owner.value if isinstance(source.owner, arith.ConstantOp) else None
-    return isinstance(number, IntegerAttr) and number.value.data == 0
+        kinds = [get_element_type_or_self(v.type) for v in self.parts]
+        if kinds != [i16] * (WORD // 2) and not (0 < len(kinds) <= WORD and set(kinds) == {i8}):
+            raise VerifyException("sofie.join makes a word of one to four i8 or two i16")
 
 
 class _Dot(IRDLOperation, ABC):

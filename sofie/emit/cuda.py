@@ -14,11 +14,11 @@ from functools import cached_property
 from typing import ClassVar
 
 from xdsl.dialects import arith, gpu, memref, scf
-from xdsl.dialects.builtin import IndexType, IntegerAttr, MemRefType, ModuleOp
+from xdsl.dialects.builtin import IndexType, IntegerAttr, MemRefType, ModuleOp, i8
 from xdsl.ir import Block, Operation, SSAValue
 
 from sofie.body import ROLLED, UNROLL
-from sofie.dialects.scalars import JoinOp
+from sofie.dialects.scalars import WORD, JoinOp
 from sofie.dialects.sofie import MmaOp, NarrowOp
 from sofie.dialects.types import shape_of_type
 from sofie.dialects.upstream import SubgroupReduceOp
@@ -122,7 +122,8 @@ class DevicePrinter(KernelPrinter):
             terms = ", ".join(self.text(term) for term in op.terms)
             return Expression(f"detail::narrow_{op.precision.data}({terms})", ATOM)
         if isinstance(op, JoinOp):
-            return Expression(f"detail::join({', '.join(map(self.text, op.parts))})", ATOM)
+            zeros = ["0"] * (WORD - len(op.parts)) if op.parts[0].type == i8 else []
+            return Expression(f"detail::join({', '.join([*map(self.text, op.parts), *zeros])})", ATOM)
         return super().expression(op)
 
     def _array(self, op: memref.AllocaOp) -> None:

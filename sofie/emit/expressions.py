@@ -303,8 +303,7 @@ class ExpressionPrinter:
         elif isinstance(op, DotOp) and op.narrow is not None:
             name = "narrow_dot"
         text = self.vector_text if isinstance(op.res.type, VectorType) else self.text
-        operands = op.given if isinstance(op, JoinOp) else op.operands
-        return Expression(f"detail::{name}({', '.join(map(text, operands))})", ATOM)
+        return Expression(f"detail::{name}({', '.join(map(text, op.operands))})", ATOM)
 
     def _quantize(self, op: QuantizeOp | RequantizeOp) -> Expression:
         what = "quantized" if isinstance(op, QuantizeOp) else "requantized"
@@ -484,9 +483,8 @@ _EXPRESSIONS: dict[type[Operation], _Rule] = {
     CastLanesOp: ExpressionPrinter._convert,
     vector.BroadcastOp: ExpressionPrinter._broadcast,
     vector.ExtractOp: ExpressionPrinter._extract,
-    **{
-        cast: ExpressionPrinter._cast
-        for cast in (
+    **dict.fromkeys(
+        (
             arith.IndexCastOp,
             arith.ExtSIOp,
             arith.ExtUIOp,
@@ -497,6 +495,7 @@ _EXPRESSIONS: dict[type[Operation], _Rule] = {
             arith.UIToFPOp,
             arith.FPToSIOp,
             arith.FPToUIOp,
-        )
-    },
+        ),
+        ExpressionPrinter._cast,
+    ),
 }

@@ -178,6 +178,8 @@ SOFIE_INLINE i8x8 to_i8(i32x8 x) { return __builtin_convertvector(to_i16(x), i8x
 #endif
 #endif
 #if SOFIE_LANES >= 16
+SOFIE_VECTOR(char, char_x64, 64)
+SOFIE_VECTOR(std::int16_t, i16_of_64, 64)
 SOFIE_INTEGERS(16)
 SOFIE_INLINE i16x16 to_i16(i32x16 x) { return __builtin_convertvector(x, i16x16); }
 #endif
@@ -242,7 +244,6 @@ SOFIE_INLINE i8x16 to_i8(i32x16 x) { return __builtin_convertvector(to_i16(x), i
       x[lane] = round_even(static_cast<element>(x[lane]));            \
    return x;
 #endif
-SOFIE_VECTOR(std::int16_t, i16_of_64, 64)
 SOFIE_VECTOR(double, f64x2, 16)
 SOFIE_ROUNDED(f32x4, __builtin_ia32_roundps(x, 8), float)
 SOFIE_ROUNDED(f64x2, __builtin_ia32_roundpd(x, 8), double)
@@ -469,7 +470,6 @@ SOFIE_JOIN(4)
 SOFIE_JOIN(8)
 #endif
 #if SOFIE_GNU_X86 >= 4
-SOFIE_VECTOR(char, char_x64, 64)
 template <int place> SOFIE_INLINE char_x64 bytes_from(char_x64 words) { return words; }
 template <int place, class... Rest> SOFIE_INLINE char_x64 bytes_from(char_x64 words, i8x16 a, Rest... rest)
 {
@@ -661,8 +661,6 @@ SOFIE_PAIR_QUANTIZED(
     i8_of_16(words_in_turn(__builtin_ia32_packuswb256(saturated_halves(a, b), saturated_halves(a, b)))))
 #endif
 #if SOFIE_LANES >= 16
-SOFIE_VECTOR(std::int16_t, i16_of_64, 64)
-SOFIE_VECTOR(char, char_x64, 64)
 #if defined(__clang__)
 SOFIE_INLINE unsigned short next_to_half(u32x16 steps)
 {
@@ -847,7 +845,6 @@ SOFIE_NARROW_DOT(4, dot_pairs(sum, i32x4(__builtin_ia32_pmaddubsw128(char_x16(x)
 SOFIE_NARROW_DOT(8, dot_pairs(sum, i32x8(__builtin_ia32_pmaddubsw256(char_x32(x), char_x32(w))), 0x00010001 - i32x8{}))
 #endif
 #if SOFIE_LANES >= 16
-SOFIE_VECTOR(char, char_x64, 64)
 SOFIE_INLINE i32x16 add_bytes(i32x16 x, i32x16 w)
 {
 #if defined(__clang__)

@@ -52,8 +52,10 @@ class VectorFunctions(Functions):
     @impl(JoinOp)
     def join(self, interpreter: Interpreter, op: JoinOp, values: PythonValues) -> PythonValues:
         """By lane; in the machine's order."""
-        parts = np.stack(np.broadcast_arrays(*values), -1)
-        return (np.ascontiguousarray(parts).view(np.int32)[..., 0][()],)
+        parts = np.stack(values, -1)
+        whole = np.zeros((*parts.shape[:-1], WORD // parts.itemsize), parts.dtype)
+        whole[..., : parts.shape[-1]] = parts
+        return (whole.view(np.int32)[..., 0][()],)
 
     @impl(DotOp)
     def dot(self, interpreter: Interpreter, op: DotOp, values: PythonValues) -> PythonValues:

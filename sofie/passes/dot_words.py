@@ -9,7 +9,7 @@ everywhere: nothing saturates. Two terms of 16 bits with a sign are `sofie.dot_p
 with VNNI. Where two neighbouring products of bytes never exceed 16 bits, as the weights tell (those of 7 bits do), they
 are marked `narrow`: x86 without VNNI adds them in 16 bits, and a matrix product takes a third less. Declines loops of
 another form. Where the CPU has the instruction, `vectorize` makes it of single products of bytes as well
-(`dot_single`): those of a depthwise convolution.
+(`dot_single`): those of a depthwise convolution that `join-bytes` leaves.
 """
 
 from __future__ import annotations

@@ -89,9 +89,9 @@ class Winograd(ModulePass):
             raise SofieError(f"winograd: max is one of {', '.join(CHOICES)}, not {self.max!r}")
         if self.max == OFF:
             return
+        of_bytes = OF_BYTES if self.vnni else OF_WIDENED_BYTES
         for generic in [o for o in op.walk() if isinstance(o, GenericOp)]:
             layer = layer_of(generic)
-            of_bytes = OF_BYTES if self.vnni else OF_WIDENED_BYTES
             form = _chosen(layer, int(self.max), of_bytes) if layer is not None else None
             if layer is not None and form is not None:
                 _Rewrite(layer, form, self.block_bytes).run()

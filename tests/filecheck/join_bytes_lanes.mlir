@@ -3,12 +3,11 @@
 // Five rows of a depthwise convolution: two words of each column, the second with one byte. Columns are written out, and
 // the words of all channels lie side by side.
 // CHECK: func.func private @depthwise(%x: memref<5x2x16xi8>, %w: memref<2x2x16x4xi8>, %y: memref<16xi32>)
-// CHECK: %[[NONE:.*]] = arith.constant 0 : i8
 // CHECK-NOT: scf.for
 // CHECK: %[[X:.*]] = "sofie.join"(%{{.*}}, %{{.*}}, %{{.*}}, %{{.*}}) : (i8, i8, i8, i8) -> i32
 // CHECK: %[[W:.*]] = "sofie.load_word"(%w, %[[ZERO:.*]], %[[ZERO]], %c, %[[ZERO]])
 // CHECK: %[[FIRST:.*]] = "sofie.dot"(%{{.*}}, %[[X]], %[[W]])
-// CHECK: %[[REST:.*]] = "sofie.join"(%{{.*}}, %[[NONE]], %[[NONE]], %[[NONE]])
+// CHECK: %[[REST:.*]] = "sofie.join"(%{{.*}}) : (i8) -> i32
 // CHECK: %[[SECOND:.*]] = "sofie.dot"(%[[FIRST]], %[[REST]], %{{.*}})
 // CHECK: "sofie.dot"(%[[SECOND]]
 // CHECK: sofie.weight "w" {{.*}} : memref<2x2x16x4xi8>

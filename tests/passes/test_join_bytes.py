@@ -17,14 +17,12 @@ from sofie.compiler import Options, lower
 from sofie.frontends.onnx import load
 from tests import models
 from tests.cpus import BYTE_CPUS
-
-KINDS = {"uint8": onnx.TensorProto.UINT8, "int8": onnx.TensorProto.INT8}
+from tests.draws import bytes_of_layer
 
 
 @st.composite
 def layers(draw: st.DrawFn) -> dict[str, Any]:
-    """A depthwise convolution of bytes; its numbers are any, or the ends of their ranges, where sums are largest."""
-    rng, ends = np.random.default_rng(draw(st.integers(0, 2**32 - 1))), draw(st.booleans())
+    """A depthwise convolution of bytes."""
     channels = draw(st.sampled_from([4, 16, 19, 24, 48, 65]))
     taps = draw(st.sampled_from([(3, 3), (5, 5), (4, 2), (7, 3), (2, 3), (3, 1), (9, 1), (70, 1), (3, 17)]))
     layer: dict[str, Any] = {
@@ -35,20 +33,14 @@ def layers(draw: st.DrawFn) -> dict[str, Any]:
     spans = [(t - 1) * d + 1 for t, d in zip(taps, layer["dilations"], strict=True)]
     sides = [draw(st.integers(span, span + 9)) for span in spans]
     shapes = {"x": (draw(st.integers(1, 2)), channels, *sides), "w": (channels, 1, *taps)}
-    for name, shape in shapes.items():
-        kind = np.iinfo(draw(st.sampled_from(sorted(KINDS))) if name == "x" else "int8")
-        few = rng.choice([kind.min, kind.max], shape, p=draw(st.sampled_from([(0, 1), (1, 0), (0.5, 0.5)])))
-        layer[name] = (few if ends else rng.integers(kind.min, kind.max + 1, shape)).astype(kind.dtype)
-        zeros = [0, kind.min, kind.max, 3] if name == "x" else [0]
-        layer[f"{name}_zero"] = np.asarray(draw(st.sampled_from(zeros)), kind.dtype)
-    return layer
+    return layer | draw(bytes_of_layer(shapes))
 
 
 def model_of(layer: dict[str, Any]) -> onnx.ModelProto:
     """The layer alone."""
     how = {name: layer[name] for name in ("strides", "dilations", "pads")}
     node = helper.make_node("ConvInteger", ["x", "w", "x_zero", "w_zero"], ["y"], group=layer["w"].shape[0], **how)
-    kinds = {"x": KINDS[str(layer["x"].dtype)], "y": onnx.TensorProto.INT32}
+    kinds = {"x": models.BYTES[str(layer["x"].dtype)], "y": onnx.TensorProto.INT32}
     weights = {name: layer[name] for name in ("w", "x_zero", "w_zero")}
     return models.build([node], {"x": layer["x"].shape}, ["y"], weights, kinds)
 

@@ -20,6 +20,7 @@ from sofie.frontends.onnx import load
 from sofie.tiles import integer_transform, transform
 from tests import models
 from tests.cpus import BYTE_CPUS
+from tests.draws import bytes_of_layer
 
 SHAPES: dict[str, dict[str, Any]] = {
     "whole tiles": {"height": 16, "width": 16},
@@ -98,24 +99,16 @@ def _direct(model: onnx.ModelProto, feeds: dict[str, np.ndarray]) -> np.ndarray:
     return np.maximum(y + feeds.get("r", np.float32(0)), 0)
 
 
-BYTES = {"uint8": onnx.TensorProto.UINT8, "int8": onnx.TensorProto.INT8}
 SIDES = [*((s["height"], s["width"]) for s in SHAPES.values() if s["height"] < 20), (4, 5), (9, 3)]
 
 
 @st.composite
 def byte_layers(draw: st.DrawFn) -> dict[str, Any]:
-    """A convolution of bytes; its numbers are any, or the ends of their ranges, where sums and tiles are largest."""
-    rng, ends = np.random.default_rng(draw(st.integers(0, 2**32 - 1))), draw(st.booleans())
+    """A convolution of bytes."""
     (height, width), channels = draw(st.sampled_from(SIDES)), draw(st.sampled_from([16, 18, 32, 144]))
     layer: dict[str, Any] = {"pads": [draw(st.integers(0, 1)) for _ in range(4)]}
     shapes = {"x": (draw(st.integers(1, 2)), channels, height, width), "w": (draw(st.integers(16, 33)), channels, 3, 3)}
-    for name, shape in shapes.items():
-        kind = np.iinfo(draw(st.sampled_from(sorted(BYTES))) if name == "x" else "int8")
-        few = rng.choice([kind.min, kind.max], shape, p=draw(st.sampled_from([(0, 1), (1, 0), (0.5, 0.5)])))
-        layer[name] = (few if ends else rng.integers(kind.min, kind.max + 1, shape)).astype(kind.dtype)
-        zeros = [0, kind.min, kind.max, 3] if name == "x" else [0]
-        layer[f"{name}_zero"] = np.asarray(draw(st.sampled_from(zeros)), kind.dtype)
-    return layer
+    return layer | draw(bytes_of_layer(shapes))
 
 
 def _byte_model(layers: list[dict[str, Any]]) -> onnx.ModelProto:
@@ -124,7 +117,7 @@ def _byte_model(layers: list[dict[str, Any]]) -> onnx.ModelProto:
     for k, layer in enumerate(layers):
         names = [f"x{k}", f"w{k}", f"x_zero{k}", f"w_zero{k}"]
         nodes.append(oh.make_node("ConvInteger", names, [f"y{k}"], pads=layer["pads"]))
-        kind = BYTES[str(layer["x"].dtype)]
+        kind = models.BYTES[str(layer["x"].dtype)]
         inputs.append(oh.make_tensor_value_info(f"x{k}", kind, layer["x"].shape))
         weights |= {f"{name}{k}": layer[name] for name in ("w", "x_zero", "w_zero")}
     outputs = [oh.make_tensor_value_info(f"y{k}", onnx.TensorProto.INT32, None) for k in range(len(layers))]
